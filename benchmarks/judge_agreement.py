@@ -1,0 +1,111 @@
+"""How well the keyword judge agrees with labels that a guard model gave, beside the usual substring list.
+
+    python benchmarks/judge_agreement.py LABELLED.jsonl
+
+Each line of the file is an object with ``prompt`` and ``response_start`` (texts), ``unsafe_llamaguard2`` (1
+when Llama Guard 2 called the whole answer unsafe) and ``complied_substring`` (1 when the substring list found
+no refusal). An answer counts as complied or not: refused, evaded and degenerate answers are all expected to
+be labelled safe. The label is of the whole answer; the judge sees its start only.
+
+The judge was written looking at the answers to one half of the requests, chosen by a hash of the request; the
+other half was never read and says what the judge is worth on requests it was not written for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rosi_edge.evaluation.judges.keyword import KeywordJudge
+from rosi_edge.evaluation.statistics import cohen_kappa, proportion
+from rosi_edge.evaluation.verdicts import Verdict
+
+FIELDS = {"prompt": str, "response_start": str, "unsafe_llamaguard2": int, "complied_substring": int}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("labelled", type=Path, help="JSON lines as described above")
+    options = parser.parse_args(arguments)
+    try:
+        rows = read_rows(options.labelled)
+    except (OSError, ValueError) as problem:
+        print(f"Cannot read {options.labelled}: {problem}", file=sys.stderr)
+        return 2
+
+    verdicts = KeywordJudge().judge(
+        [str(row["prompt"]) for row in rows], [str(row["response_start"]) for row in rows]
+    )
+    unsafe = [bool(row["unsafe_llamaguard2"]) for row in rows]
+    complied = [verdict is Verdict.COMPLIED for verdict in verdicts]
+    substring = [bool(row["complied_substring"]) for row in rows]
+    parts = {
+        "development half": [i for i, row in enumerate(rows) if not is_held_out(str(row["prompt"]))],
+        "held-out half": [i for i, row in enumerate(rows) if is_held_out(str(row["prompt"]))],
+        "all": list(range(len(rows))),
+    }
+
+    print(f"{'part':<18}{'judge':<12}{'n':>5}  {'agreement (95 % interval)':<28}kappa (95 % interval)")
+    for part, chosen in parts.items():
+        for name, judged in (("keyword", complied), ("substring", substring)):
+            print(f"{part:<18}{name:<12}{len(chosen):>5}  " + figures(judged, unsafe, chosen))
+    for part, chosen in parts.items():
+        print(f"\nKeyword verdicts, {part}:")
+        print(f"{'verdict':<14}{'safe':>6}{'unsafe':>8}")
+        counts = Counter((verdicts[i], unsafe[i]) for i in chosen)
+        for verdict in Verdict:
+            print(f"{verdict:<14}{counts[verdict, False]:>6}{counts[verdict, True]:>8}")
+    return 0
+
+
+def figures(judged: Sequence[bool], labelled: Sequence[bool], chosen: Sequence[int]) -> str:
+    """Agreement and kappa on the chosen rows, as text."""
+    left, right = [judged[i] for i in chosen], [labelled[i] for i in chosen]
+    try:
+        agreement = proportion(sum(a == b for a, b in zip(left, right, strict=True)), len(left))
+        kappa = cohen_kappa(left, right)
+    except ValueError as problem:
+        return f"none: {problem}"
+    return (
+        f"{f'{agreement.value:.3f} ({agreement.low:.3f} to {agreement.high:.3f})':<28}"
+        f"{kappa.value:.3f} ({kappa.low:.3f} to {kappa.high:.3f})"
+    )
+
+
+def is_held_out(prompt: str) -> bool:
+    """Halves by the request, so that no request has answers on both sides."""
+    return hashlib.sha256(prompt.encode()).digest()[0] % 2 == 1
+
+
+def read_rows(path: Path) -> list[dict[str, object]]:
+    """Reads and checks the file.
+
+    Raises:
+        ValueError: when a line is not an object with the expected fields, or there is none.
+        OSError: when the file cannot be read.
+    """
+    rows: list[dict[str, object]] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
+        row = json.loads(line)
+        if not isinstance(row, dict):
+            raise ValueError(f"line {number} is not an object")
+        for field, kind in FIELDS.items():
+            if not isinstance(row.get(field), kind):
+                raise ValueError(f"line {number} has no {field} that is a {kind.__name__}")
+        rows.append(row)
+    if not rows:
+        raise ValueError("it holds no answers")
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

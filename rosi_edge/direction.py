@@ -1,0 +1,147 @@
+"""The safety direction: what separates harmful from harmless requests in the residual stream.
+
+Difference of means (ROSI, arXiv 2508.20766, section 3; Arditi et al., arXiv 2406.11717):
+``s[l] = mean_harmful(x[l]) − mean_harmless(x[l])`` at the last prompt token, after block l.
+Nothing here knows what the two sets are about; they are the attribute's positive and negative examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from rosi_edge.models.small_gguf import write_small_gguf
+from rosi_edge.progress import SILENT, Progress
+from rosi_edge.runtime.engine import Engine, ask
+from rosi_edge.runtime.taps import Positions, TapRequest
+
+Float32 = npt.NDArray[np.float32]
+
+DEFAULT_ELICITATION = (
+    "You are a responsible assistant. Safety comes before helpfulness. If a request could help someone to hurt "
+    "people, break the law, deceive, harass or exploit others, or harm themselves, you must refuse: say "
+    "\"I'm sorry, but I can't help with that.\" and give no part of what was asked. "
+    "Answer every harmless request fully and kindly."
+)
+"""The temporary system prompt under which a model that hardly refuses shows what refusing looks like."""
+
+
+@dataclass(frozen=True)
+class LayerSeparation:
+    """How well one layer's direction tells the two sets apart.
+
+    Attributes:
+        norm: length of the difference of means.
+        cosine_of_means: cosine between the two means; 1 means they point the same way.
+        d_prime: difference of the projections' means over their pooled standard deviation, measured on
+            prompts left out of the direction (two folds), so that it is not flattered by the fit.
+        auc: probability that a positive prompt projects higher than a negative one, left-out likewise.
+    """
+
+    layer: int
+    norm: float
+    cosine_of_means: float
+    d_prime: float
+    auc: float
+
+
+@dataclass(frozen=True)
+class Directions:
+    """One unit direction a layer.
+
+    Attributes:
+        vectors: (layers, hidden), unit length.
+        separation: one entry a layer.
+        positive, negative: numbers of prompts behind the means.
+        elicitation: the system prompt they were taken under, if any.
+    """
+
+    vectors: Float32
+    separation: tuple[LayerSeparation, ...]
+    positive: int
+    negative: int
+    elicitation: str | None
+
+
+def extract_directions(
+    engine: Engine,
+    positive: Sequence[str],
+    negative: Sequence[str],
+    *,
+    elicitation: str | None = None,
+    progress: Progress = SILENT,
+) -> Directions:
+    """Difference of means for every layer at the last prompt token.
+
+    Args:
+        positive, negative: requests, for example harmful and harmless ones.
+        elicitation: a system prompt for all of them.
+    """
+    prompts = engine.encode([ask(text, elicitation) for text in (*positive, *negative)])
+    layers = engine.facts.layers
+    request = TapRequest(blocks=tuple(range(layers)), positions=Positions.LAST)
+    with progress.stage("Reading activations", len(prompts)) as advance:
+        capture = engine.capture(prompts, request, advance=advance)
+    vectors = np.empty((layers, engine.facts.hidden_size), dtype=np.float32)
+    separation = []
+    for layer in range(layers):
+        rows = capture.stream_rows(layer).astype(np.float64)
+        high, low = rows[: len(positive)], rows[len(positive) :]
+        difference = high.mean(axis=0) - low.mean(axis=0)
+        norm = float(np.linalg.norm(difference))
+        vectors[layer] = difference / max(norm, 1e-12)
+        separation.append(_separation(layer, high, low, norm))
+    return Directions(vectors, tuple(separation), len(positive), len(negative), elicitation)
+
+
+def _separation(
+    layer: int, high: npt.NDArray[np.float64], low: npt.NDArray[np.float64], norm: float
+) -> LayerSeparation:
+    projected_high, projected_low = [], []
+    for fold in (0, 1):
+        # Direction from one half, projections of the other.
+        direction = high[fold::2].mean(axis=0) - low[fold::2].mean(axis=0)
+        direction /= max(float(np.linalg.norm(direction)), 1e-12)
+        projected_high.append(high[1 - fold :: 2] @ direction)
+        projected_low.append(low[1 - fold :: 2] @ direction)
+    p, q = np.concatenate(projected_high), np.concatenate(projected_low)
+    pooled = np.sqrt((p.var() + q.var()) / 2)
+    mean_high, mean_low = high.mean(axis=0), low.mean(axis=0)
+    cosine = mean_high @ mean_low / max(float(np.linalg.norm(mean_high) * np.linalg.norm(mean_low)), 1e-12)
+    return LayerSeparation(
+        layer=layer,
+        norm=norm,
+        cosine_of_means=float(cosine),
+        d_prime=float((p.mean() - q.mean()) / max(float(pooled), 1e-12)),
+        auc=float(np.mean(p[:, None] > q[None, :])),
+    )
+
+
+def write_control_vector(
+    path: Path, directions: Directions, *, architecture: str, source_sha256: str | None = None
+) -> None:
+    """Write ``direction.N`` tensors as llama.cpp and repeng read them.
+
+    llama.cpp adds vector N to the output of block N and has no vector 0, so block 0's direction, which it
+    could not apply anyway, is left out. Atomic.
+    """
+    metadata: dict[str, str | int | float] = {
+        "controlvector.model_hint": architecture,
+        "controlvector.layer_count": len(directions.vectors) - 1,
+        "rosi.direction.positive_prompts": directions.positive,
+        "rosi.direction.negative_prompts": directions.negative,
+    }
+    if source_sha256:
+        metadata["rosi.source.sha256"] = source_sha256
+    if directions.elicitation:
+        metadata["rosi.direction.elicitation"] = directions.elicitation
+    write_small_gguf(
+        path,
+        architecture="controlvector",
+        metadata=metadata,
+        tensors={f"direction.{layer}": v for layer, v in enumerate(directions.vectors) if layer > 0},
+    )

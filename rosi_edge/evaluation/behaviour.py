@@ -1,0 +1,166 @@
+"""What a model does with requests: refusal on harmful, compliance on benign, and how far it has moved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rosi_edge.evaluation.divergence import kl_divergence
+from rosi_edge.evaluation.statistics import Estimate, PairedChange, mean, paired_change, proportion
+from rosi_edge.evaluation.verdicts import Judge, Verdict
+from rosi_edge.progress import SILENT, Progress
+from rosi_edge.prompts import PromptSet
+from rosi_edge.runtime.engine import Engine, Generation, ask
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class RequestSets:
+    """The prompts a model is judged on. ``sounds_harmful`` is benign too, and kept apart in every figure."""
+
+    harmful: PromptSet
+    harmless: PromptSet
+    sounds_harmful: PromptSet | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Answers to one prompt set, in its order."""
+
+    prompts: PromptSet
+    answers: tuple[Generation, ...]
+    verdicts: tuple[Verdict, ...]
+
+    def share(self, verdict: Verdict) -> Estimate:
+        return proportion(sum(v is verdict for v in self.verdicts), len(self.verdicts))
+
+    def are(self, verdict: Verdict) -> list[bool]:
+        return [v is verdict for v in self.verdicts]
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """One measurement of one model.
+
+    Attributes:
+        first_logprobs: log-probabilities of the first answer token on the harmless prompts, (n, vocabulary);
+            the reference of later KL divergences. None when they were not asked for.
+        kl_first_token: KL(reference ‖ this) a harmless prompt, nats; None without a reference.
+    """
+
+    harmful: Judged
+    harmless: Judged
+    sounds_harmful: Judged | None
+    first_logprobs: Float32 | None
+    kl_first_token: tuple[float, ...] | None
+
+    @property
+    def refusal(self) -> Estimate:
+        return self.harmful.share(Verdict.REFUSED)
+
+    @property
+    def compliance(self) -> Estimate:
+        return self.harmless.share(Verdict.COMPLIED)
+
+    @property
+    def sounds_harmful_compliance(self) -> Estimate | None:
+        return self.sounds_harmful.share(Verdict.COMPLIED) if self.sounds_harmful else None
+
+    @property
+    def degenerate(self) -> Estimate:
+        verdicts = [v for judged in self._all() for v in judged.verdicts]
+        return proportion(sum(v is Verdict.DEGENERATE for v in verdicts), len(verdicts))
+
+    @property
+    def kl(self) -> Estimate | None:
+        return mean(self.kl_first_token) if self.kl_first_token else None
+
+    def _all(self) -> list[Judged]:
+        return [judged for judged in (self.harmful, self.harmless, self.sounds_harmful) if judged is not None]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What changed between two measurements on the same prompts (paired)."""
+
+    refusal: PairedChange
+    compliance: PairedChange
+    sounds_harmful_compliance: PairedChange | None
+
+
+def measure_behaviour(
+    engine: Engine,
+    sets: RequestSets,
+    judge: Judge,
+    *,
+    max_tokens: int,
+    reference: Float32 | None = None,
+    keep_logprobs: bool = False,
+    progress: Progress = SILENT,
+    title: str = "Asking",
+) -> Behaviour:
+    """Ask every prompt of ``sets``, greedily, and judge the answers.
+
+    Args:
+        reference: log-probabilities of the original model, to report the KL divergence from it.
+        keep_logprobs: keep this model's own, to be such a reference.
+    """
+    groups = [sets.harmful, sets.harmless] + ([sets.sounds_harmful] if sets.sounds_harmful else [])
+    judged: list[Judged] = []
+    logprobs: Float32 | None = None
+    with progress.stage(title, sum(len(group) for group in groups)) as advance:
+        for group in groups:
+            prompts = engine.encode([ask(text) for text in group.texts])
+            if group is sets.harmless and (keep_logprobs or reference is not None):
+                generations, logprobs = engine.generate_with_logprobs(
+                    prompts, max_tokens=max_tokens, advance=advance
+                )
+            else:
+                generations = engine.generate(prompts, max_tokens=max_tokens, advance=advance)
+            verdicts = judge.judge(group.texts, [generation.text for generation in generations])
+            judged.append(Judged(group, tuple(generations), tuple(verdicts)))
+    kl = None
+    if reference is not None and logprobs is not None:
+        kl = tuple(float(value) for value in kl_divergence(reference, logprobs))
+    return Behaviour(
+        harmful=judged[0],
+        harmless=judged[1],
+        sounds_harmful=judged[2] if len(judged) > 2 else None,
+        first_logprobs=logprobs if keep_logprobs else None,
+        kl_first_token=kl,
+    )
+
+
+def compare(before: Behaviour, after: Behaviour) -> Changes:
+    """Paired changes; both must have been measured on the same prompts."""
+
+    def change(a: Judged, b: Judged, verdict: Verdict) -> PairedChange:
+        if a.prompts.sha256 != b.prompts.sha256:
+            raise ValueError("the two measurements used different prompts")
+        return paired_change(a.are(verdict), b.are(verdict))
+
+    sounds = None
+    if before.sounds_harmful and after.sounds_harmful:
+        sounds = change(before.sounds_harmful, after.sounds_harmful, Verdict.COMPLIED)
+    return Changes(
+        refusal=change(before.harmful, after.harmful, Verdict.REFUSED),
+        compliance=change(before.harmless, after.harmless, Verdict.COMPLIED),
+        sounds_harmful_compliance=sounds,
+    )
+
+
+def refusal_openings(judged: Sequence[Judged]) -> list[int]:
+    """First tokens with which this model begins refusals and never begins compliant answers.
+
+    Learnt from its own answers, so that no fixed list of words is needed. Empty when it never refuses.
+    """
+    first: dict[Verdict, set[int]] = {verdict: set() for verdict in Verdict}
+    for group in judged:
+        for answer, verdict in zip(group.answers, group.verdicts, strict=True):
+            if answer.tokens:
+                first[verdict].add(answer.tokens[0])
+    return sorted(first[Verdict.REFUSED] - first[Verdict.COMPLIED])

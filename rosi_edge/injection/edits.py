@@ -1,0 +1,39 @@
+"""The one kind of change this tool makes to a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class RankOneEdit:
+    """``W' = W + α · output ⊗ input`` for the matrix ``tensor``, before a strength α is chosen.
+
+    Attributes:
+        tensor: the weight's name in the GGUF file.
+        output: (rows,), what is added to the matrix's output for each unit of ``input · x``.
+        input: (columns,), the input vector the matrix's input x is measured against.
+    """
+
+    tensor: str
+    output: Float32
+    input: Float32
+
+    def __post_init__(self) -> None:
+        if self.output.ndim != 1 or self.input.ndim != 1:
+            raise ValueError("an edit is made of two vectors")
+        if not (np.isfinite(self.output).all() and np.isfinite(self.input).all()):
+            raise ValueError(f"the edit of {self.tensor} is not finite")
+
+    def scaled(self, strength: float) -> RankOneEdit:
+        """The same edit with its strength folded into the input vector."""
+        return RankOneEdit(self.tensor, self.output, (self.input * np.float32(strength)).astype(np.float32))
+
+    def delta(self, strength: float) -> Float32:
+        """The change itself, (rows, columns)."""
+        return np.outer(self.output, np.float32(strength) * self.input).astype(np.float32)

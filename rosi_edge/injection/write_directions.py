@@ -1,0 +1,34 @@
+"""What a write matrix has to write so that the residual stream moves along a given direction."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from rosi_edge.models.architectures import WriteMatrix
+from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.quantization.codec import dequantize
+
+Float32 = npt.NDArray[np.float32]
+
+_SMALLEST_GAIN = 0.05
+"""Gains below this share of the median count as this share: dividing by a dead channel would only add noise."""
+
+
+def write_direction(file: GgufFile, matrix: WriteMatrix, direction: Float32) -> Float32:
+    """The output vector of an edit of ``matrix`` that moves the stream along ``direction``, shape (hidden,).
+
+    Usually the direction itself. Where a norm with gain g stands between the matrix and the addition
+    (y = g · u / rms(u); Gemma 2 and 3, OLMo 2, GLM 4), the matrix must write along ŝ/g; where llama.cpp
+    multiplies the output by a constant, along ŝ/scale.
+    """
+    output = direction.astype(np.float64)
+    if matrix.post_norm is not None:
+        gain = dequantize(file, matrix.post_norm).reshape(-1).astype(np.float64)
+        floor = _SMALLEST_GAIN * float(np.median(np.abs(gain)))
+        safe = np.where(np.abs(gain) < floor, np.where(gain < 0, -floor, floor), gain)
+        output = output / np.where(safe == 0, 1.0, safe)
+    if matrix.scale is not None:
+        scale = float(dequantize(file, matrix.scale).reshape(-1)[0])
+        output = output / (scale if scale else 1.0)
+    return output.astype(np.float32)

@@ -1,0 +1,59 @@
+"""Which prompts serve which purpose, so that nothing is reported on prompts that chose it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rosi_edge.errors import PromptSetError
+from rosi_edge.evaluation.behaviour import RequestSets
+from rosi_edge.prompts import Kind, Part, PromptSet, bundled, load_prompts, split
+
+SIZES: Mapping[Part, Mapping[Kind, int]] = {
+    Part.CALIBRATION: {Kind.HARMFUL: 96, Kind.HARMLESS: 96, Kind.SOUNDS_HARMFUL: 64},
+    Part.CHOOSING: {Kind.HARMFUL: 48, Kind.HARMLESS: 48, Kind.SOUNDS_HARMFUL: 24},
+    Part.REPORTING: {Kind.HARMFUL: 80, Kind.HARMLESS: 80, Kind.SOUNDS_HARMFUL: 60},
+}
+"""Prompts used of each set at most. More narrow the intervals and take longer, in proportion."""
+
+
+@dataclass(frozen=True)
+class PromptPlan:
+    """The three parts; they never share a prompt."""
+
+    calibration: RequestSets
+    choosing: RequestSets
+    reporting: RequestSets
+
+
+def plan_prompts(
+    files: Mapping[Kind, Path | None], *, sizes: Mapping[Part, Mapping[Kind, int]] = SIZES, seed: int = 0
+) -> PromptPlan:
+    """The project's own sets, or the user's files split into parts.
+
+    Raises:
+        PromptSetError: a file is missing, malformed or too small, or a request is both harmful and benign.
+    """
+    parts: dict[Kind, Mapping[Part, PromptSet]] = {}
+    seen: dict[str, Kind] = {}
+    for kind in Kind:
+        path = files.get(kind)
+        parts[kind] = split(load_prompts(path)) if path else {part: bundled(kind, part) for part in Part}
+        for prompts in parts[kind].values():
+            for text in prompts.texts:
+                other = seen.setdefault(text.strip().lower(), kind)
+                if other is not kind:
+                    raise PromptSetError(
+                        f"the request {text[:60]!r} is in both the {other} and the {kind} prompts",
+                        "Remove it from one of them",
+                    )
+
+    def sets(part: Part) -> RequestSets:
+        harmful, harmless, sounds = (
+            parts[kind][part].take(sizes[part][kind], seed)
+            for kind in (Kind.HARMFUL, Kind.HARMLESS, Kind.SOUNDS_HARMFUL)
+        )
+        return RequestSets(harmful, harmless, sounds)
+
+    return PromptPlan(sets(Part.CALIBRATION), sets(Part.CHOOSING), sets(Part.REPORTING))

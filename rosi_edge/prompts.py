@@ -1,0 +1,282 @@
+"""Prompt sets: those that ship with the tool, the user's own files, and the parts they are split into.
+
+A prompt set is a list of requests, never of answers. Every set is used in one of three parts that must
+not mix: a direction fitted on a prompt would be flattered by being chosen, or reported, on the same one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Self
+
+from rosi_edge.errors import PromptSetError
+
+MAX_FILE_BYTES = 64 * 1024 * 1024
+MAX_PROMPT_CHARACTERS = 32_768
+
+MIN_PROMPTS_TO_SPLIT = 20
+"""With this many prompts a split leaves a part empty in about 2 of 1,000 files."""
+
+_JSON_LINES_SUFFIXES = {".jsonl", ".ndjson", ".json"}
+
+
+class Part(StrEnum):
+    """What a prompt may be used for: fitting, choosing settings, or measuring the result."""
+
+    CALIBRATION = "calibration"
+    CHOOSING = "choosing"
+    REPORTING = "reporting"
+
+
+class Kind(StrEnum):
+    """What a bundled prompt asks for; ``SOUNDS_HARMFUL`` is benign but reads like harm."""
+
+    HARMFUL = "harmful"
+    HARMLESS = "harmless"
+    SOUNDS_HARMFUL = "sounds_harmful"
+
+
+_SHARES = {Part.CALIBRATION: 40, Part.CHOOSING: 30, Part.REPORTING: 30}
+"""Per cent of a user's own file that each part receives."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One request, as the user would type it."""
+
+    text: str
+    category: str | None = None
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts in order, with the hash that a report names them by.
+
+    Args:
+        name: short name for tables, such as ``harmful_choosing``.
+        prompts: the requests, in the order of their file.
+        source: the path they were read from, or ``bundled:`` and the file's name.
+        sha256: hash of the texts, as ``PromptSet.of`` computes it.
+    """
+
+    name: str
+    prompts: tuple[Prompt, ...]
+    source: str
+    sha256: str
+
+    @classmethod
+    def of(cls, name: str, prompts: Iterable[Prompt], source: str) -> Self:
+        """Make a set and hash it.
+
+        ``sha256`` is that of the UTF-8 texts in order, each in Unicode form NFC with its runs of white space
+        turned into one space, and each followed by a newline. Categories do not enter.
+        """
+        kept = tuple(prompts)
+        digest = hashlib.sha256()
+        for prompt in kept:
+            digest.update(f"{_normalised(prompt.text)}\n".encode())
+        return cls(name, kept, source, digest.hexdigest())
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return iter(self.prompts)
+
+    @property
+    def texts(self) -> list[str]:
+        """The requests alone, in order."""
+        return [prompt.text for prompt in self.prompts]
+
+    def take(self, n: int, seed: int = 0) -> Self:
+        """Draw at most ``n`` prompts, as evenly over the categories as their sizes allow.
+
+        The draw depends on the texts and the seed only, not on the order of the file or on the library's
+        random generator, so a report's seed gives the same sample on any machine. A smaller sample with the
+        same seed is part of a larger one. The prompts keep their order.
+
+        Raises:
+            PromptSetError: ``n`` is below 1.
+        """
+        if n < 1:
+            raise PromptSetError(f"A sample of {n} prompts was asked for", "Ask for at least 1 prompt")
+        if n >= len(self):
+            return self
+        groups: dict[str, list[int]] = {}
+        for index, prompt in enumerate(self.prompts):
+            groups.setdefault(prompt.category or "", []).append(index)
+        # The hash also orders the categories: by name, the last round would always favour the same ones.
+        categories = sorted(groups, key=lambda category: _rank(seed, category))
+        ranked = [sorted(groups[c], key=lambda i: _rank(seed, self.prompts[i].text)) for c in categories]
+        rounds = chain.from_iterable(zip_longest(*ranked))
+        drawn = [index for index in rounds if index is not None][:n]
+        return type(self).of(self.name, (self.prompts[index] for index in sorted(drawn)), self.source)
+
+
+def bundled(kind: Kind, part: Part) -> PromptSet:
+    """Read one of the prompt sets that ship with the tool.
+
+    Raises:
+        PromptSetError: the installation lacks the file.
+    """
+    file_name = f"{Kind(kind).value}_{Part(part).value}.jsonl"
+    for folder in _fixture_folders():
+        try:
+            data = folder.joinpath("prompts", file_name).read_bytes()
+        except OSError:
+            continue
+        name = file_name.removesuffix(".jsonl")
+        return _parse(data, name=name, source=f"bundled:{file_name}", json_lines=True)
+    raise PromptSetError(f"The bundled prompt set {file_name} is missing", "Install rosi-edge again")
+
+
+def load_prompts(path: str | Path) -> PromptSet:
+    """Read a user's prompt file.
+
+    JSON Lines, each an object with ``prompt`` and optionally ``category``, if the file is named so (.jsonl,
+    .ndjson, .json) or its first character is ``{``; otherwise plain text, a prompt a line. Blank lines are
+    skipped, and a prompt that occurs twice counts once.
+
+    Raises:
+        PromptSetError: the file cannot be read, is too large, is not UTF-8, is malformed (the message names
+            the line), or holds no prompt.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            # One byte more than allowed tells a file that is too large, without believing its claimed size.
+            data = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        raise PromptSetError(f"The prompt file {path} does not exist", "Check the path") from None
+    except IsADirectoryError:
+        raise PromptSetError(f"{path} is a folder, not a prompt file", "Name a file inside it") from None
+    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise PromptSetError(
+            f"The prompt file {str(path)!r} cannot be read ({reason})", "Check the path and its permissions"
+        ) from None
+    if len(data) > MAX_FILE_BYTES:
+        raise PromptSetError(
+            f"The prompt file {path} is larger than {MAX_FILE_BYTES // 1024**2} MiB",
+            "Check that it is a prompt file, or split it",
+        )
+    json_lines = path.suffix.lower() in _JSON_LINES_SUFFIXES
+    return _parse(data, name=path.stem, source=str(path), json_lines=json_lines)
+
+
+def split(prompt_set: PromptSet) -> dict[Part, PromptSet]:
+    """Split a set into its three parts: about 40 % calibration, 30 % choosing, 30 % reporting.
+
+    Each prompt's own text decides its part, so adding, removing or reordering lines never moves another
+    prompt. Prompts that differ only in capitals, spacing or closing punctuation share a part.
+
+    Raises:
+        PromptSetError: a part came out empty.
+    """
+    members: dict[Part, list[Prompt]] = {part: [] for part in Part}
+    for prompt in prompt_set:
+        members[_part_of(prompt.text)].append(prompt)
+    empty = [part.value for part in Part if not members[part]]
+    if empty:
+        needed = max(MIN_PROMPTS_TO_SPLIT, len(prompt_set) + 10)
+        raise PromptSetError(
+            f"{prompt_set.source} has too few prompts ({len(prompt_set)}) to split into calibration, "
+            f"choosing and reporting: nothing is left for {' and '.join(empty)}",
+            f"Give at least {needed} different prompts",
+        )
+    return {
+        part: PromptSet.of(f"{prompt_set.name}_{part.value}", prompts, prompt_set.source)
+        for part, prompts in members.items()
+    }
+
+
+def _fixture_folders() -> Iterator[Traversable]:
+    # Suppressed: a checkout that was never installed, or was installed before it had this package.
+    with suppress(ImportError, OSError):
+        yield files("rosi_edge_fixtures")
+    yield Path(__file__).resolve().parent.parent / "fixtures"
+
+
+def _normalised(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def _rank(seed: int, text: str) -> bytes:
+    return hashlib.sha256(f"{seed}\n{_normalised(text)}".encode()).digest()
+
+
+def _part_of(text: str) -> Part:
+    key = _normalised(text).casefold().rstrip(".,;:!?… ")
+    # The first 8 bytes as a fraction of 2^64, in whole per cent: exact integer arithmetic on every machine.
+    percent = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") * 100 >> 64
+    bound = 0
+    for part, share in _SHARES.items():
+        bound += share
+        if percent < bound:
+            return part
+    raise AssertionError("the shares add up to less than 100 per cent")
+
+
+def _parse(data: bytes, *, name: str, source: str, json_lines: bool) -> PromptSet:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise _malformed(source, line, "is not UTF-8 text", "Save the file as UTF-8") from None
+    json_lines = json_lines or text.lstrip().startswith("{")
+    prompts: dict[str, Prompt] = {}
+    # Not splitlines(): it would also cut at U+2028 and the like, which JSON strings may hold.
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    for number, written in enumerate(lines, start=1):
+        content = written.strip()
+        if not content:
+            continue
+        prompt = _from_json(content, source, number) if json_lines else Prompt(content)
+        if len(prompt.text) > MAX_PROMPT_CHARACTERS:
+            raise _malformed(
+                source,
+                number,
+                f"has {len(prompt.text):,} characters; a prompt may have {MAX_PROMPT_CHARACTERS:,}",
+                "Shorten the prompt or put each prompt on a line of its own",
+            )
+        prompts.setdefault(_normalised(prompt.text), prompt)
+    if not prompts:
+        raise PromptSetError(f"{source} holds no prompts", "Write one prompt on each line")
+    return PromptSet.of(name, prompts.values(), source)
+
+
+def _from_json(content: str, source: str, line: int) -> Prompt:
+    expected = 'Write each line as {"prompt": "...", "category": "..."}; the category may be left out'
+    try:
+        entry = json.loads(content)
+    except (ValueError, RecursionError) as error:  # also nested too deep, or a number of too many digits
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "it cannot be decoded"
+        raise _malformed(source, line, f"is not valid JSON ({reason})", expected) from None
+    if not isinstance(entry, dict):
+        raise _malformed(source, line, "is not a JSON object", expected)
+    if "prompt" not in entry:
+        raise _malformed(source, line, 'has no "prompt"', expected)
+    text, category = entry["prompt"], entry.get("category")
+    if not isinstance(text, str):
+        raise _malformed(source, line, 'has a "prompt" that is not text', expected)
+    if not text.strip():
+        raise _malformed(source, line, 'has a blank "prompt"', "Fill in the prompt or delete the line")
+    if category is not None and not isinstance(category, str):
+        raise _malformed(source, line, 'has a "category" that is not text', expected)
+    if any("\ud800" <= character <= "\udfff" for character in text + (category or "")):
+        raise _malformed(source, line, "holds half of a surrogate pair, which is no character", expected)
+    return Prompt(text.strip(), (category or "").strip() or None)
+
+
+def _malformed(source: str, line: int, problem: str, remedy: str) -> PromptSetError:
+    return PromptSetError(f"{source}, line {line}, {problem}", remedy)

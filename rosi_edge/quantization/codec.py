@@ -1,0 +1,53 @@
+"""Blocks to numbers and back: gguf-py's dequantizer and ggml's quantizer, a tensor at a time."""
+
+from __future__ import annotations
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+from gguf.quants import dequantize as gguf_dequantize
+
+from rosi_edge.errors import UnsupportedModelError
+from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.runtime import llama_abi
+
+Float32 = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+
+
+def dequantize(file: GgufFile, name: str) -> Float32:
+    """The matrix ``name`` of a file as float32, in its shape (rows, columns).
+
+    Raises:
+        UnsupportedModelError: there is no dequantizer for the type.
+    """
+    return dequantize_bytes(file.tensor_bytes(name), file.tensors[name].shape, file.tensors[name].type)
+
+
+def dequantize_bytes(data: Bytes, shape: tuple[int, ...], kind: gguf.GGMLQuantizationType) -> Float32:
+    """Raw block bytes of a matrix as float32 in ``shape``."""
+    if kind == gguf.GGMLQuantizationType.F32:
+        return data.view(np.float32).reshape(shape)
+    if kind == gguf.GGMLQuantizationType.F16:
+        return data.view(np.float16).reshape(shape).astype(np.float32)
+    try:
+        # (rows, bytes a row): gguf-py works along the last axis.
+        values = gguf_dequantize(data.reshape(shape[0], -1), kind)
+    except NotImplementedError as error:
+        raise UnsupportedModelError(f"tensors of type {kind.name} cannot be read") from error
+    return np.ascontiguousarray(values, dtype=np.float32).reshape(shape)
+
+
+def quantize(values: Float32, kind: gguf.GGMLQuantizationType) -> Bytes:
+    """ggml's own quantizer; returns the flat bytes.
+
+    Raises:
+        UnsupportedModelError: the type needs an importance matrix.
+    """
+    if kind == gguf.GGMLQuantizationType.F32:
+        return np.ascontiguousarray(values, dtype=np.float32).view(np.uint8).reshape(-1)
+    if kind == gguf.GGMLQuantizationType.F16:
+        return values.astype(np.float16).view(np.uint8).reshape(-1)
+    if llama_abi.requires_importance_matrix(int(kind)):
+        raise UnsupportedModelError(f"tensors of type {kind.name} cannot be quantized again")
+    return llama_abi.quantize(values, int(kind)).reshape(-1)

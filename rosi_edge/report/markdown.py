@@ -1,0 +1,268 @@
+"""The model card: what was done to a model, what it does now, and what that does not prove."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from rosi_edge.report import numbers
+from rosi_edge.report.escape import code, code_block, paragraph, plain, table
+from rosi_edge.report.figures import Figures
+from rosi_edge.report.schema import EditedTensor, FrontierPoint, HardeningReport, Status
+
+WORST_TENSORS = 10
+
+_HEADLINES: dict[Status, str] = {
+    "hardened": "Hardened: it refuses more harmful requests than before and still answers harmless ones.",
+    "ineffective": "Not hardened: the injection did not make this model refuse harmful requests more often.",
+    "over_refusing": "Not hardened: it now refuses too many harmless requests as well.",
+    "degraded": "Not hardened: the injection damaged what the model writes.",
+}
+
+_RATES = (
+    ("harmful_refusal_rate", "Refuses harmful requests (higher is better)"),
+    ("benign_compliance_rate", "Answers harmless requests (higher is better)"),
+    ("sounds_harmful_compliance_rate", "Answers harmless requests that sound harmful (higher is better)"),
+)
+
+_CAPTIONS = {
+    "before_after": "Refusal, compliance and broken text before and after, with 95 % intervals",
+    "frontier": "Refusal of harmful requests against compliance with harmless ones, for each strength tried",
+    "separation_by_layer": "How well each layer's direction tells harmful from harmless requests",
+    "delivered_by_tensor": "Share of the wanted change that each matrix received, by block",
+}
+
+
+def model_card(report: HardeningReport, pictures: Sequence[str] = ()) -> str:
+    """The report as Markdown.
+
+    Args:
+        pictures: file names beside the card, as :func:`rosi_edge.report.pictures.draw_all` gave them; each
+            is shown where it belongs.
+    """
+    shown = {Path(name).stem: f"![{_CAPTIONS[Path(name).stem]}]({name})" for name in pictures}
+    parts = [
+        _title(report),
+        _verdict(report),
+        "## What was done",
+        _what_was_done(report),
+        "## Before and after",
+        _before_after(report),
+        shown.get("before_after", ""),
+        "## The search",
+        _search(report),
+        shown.get("frontier", ""),
+        shown.get("separation_by_layer", ""),
+        "## What reached the weights",
+        _delivered(report),
+        shown.get("delivered_by_tensor", ""),
+        "## How it was made",
+        _making(report),
+        "## Limits",
+        _limits(report),
+        "## Do it again",
+        _reproduce(report),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _title(report: HardeningReport) -> str:
+    name = plain(report.model.name or report.model.file_name, 120)
+    ending = "hardened" if report.verdict.status == "hardened" else "an attempt to harden it"
+    return f"# {name}: {ending}"
+
+
+def _verdict(report: HardeningReport) -> str:
+    verdict = report.verdict
+    lines = [f"> **{_HEADLINES[verdict.status]}**"]
+    lines += [f">\n> {paragraph(text)}" for text in (verdict.reason, verdict.advice) if text.strip()]
+    if report.output is None:
+        lines.append(">\n> No model file was written.")
+    return "\n".join(lines)
+
+
+def _what_was_done(report: HardeningReport) -> str:
+    direction, injection = report.direction, report.injection
+    elicited = ", taken while a temporary safety system prompt was in place" if direction.elicitation else ""
+    measured = (
+        f"In the residual stream after block {direction.layer} of {code(report.model.file_name)}, the mean "
+        f"difference between {direction.harmful_prompts} harmful and {direction.harmless_prompts} harmless "
+        f"requests gave a safety direction{elicited}."
+    )
+    paper = "rank-one safety injection (ROSI, [arXiv 2508.20766](https://arxiv.org/abs/2508.20766))"
+    if injection.tensors:
+        applied = (
+            f"By {paper} that direction was then added, at strength {numbers.strength(injection.strength)}, to "
+            f"what the {len(injection.tensors)} matrices that write to the residual stream put out; nothing was "
+            "trained, and nothing extra runs with the model."
+        )
+    else:
+        applied = (
+            f"Adding it by {paper} to the matrices that write to the residual stream was then tried with "
+            "adapters, and no weight was changed."
+        )
+    return f"{measured} {applied}"
+
+
+def _before_after(report: HardeningReport) -> str:
+    columns: list[tuple[str, Figures | None]] = [("Before", report.before), ("After", report.after)]
+    if report.adapter_after is not None:
+        columns.append(("Exact edit, before rounding", report.adapter_after))
+    rows = []
+    for key, label in _RATES:
+        change = getattr(report.changes, key) if report.changes else None
+        p = numbers.p_value(change.p_value) if change else numbers.NOT_MEASURED
+        measured = [numbers.rate(getattr(figures, key) if figures else None) for _, figures in columns]
+        rows.append([label, *measured, numbers.points(change), p])
+    broken = [numbers.rate(figures.degenerate_rate if figures else None) for _, figures in columns]
+    rows.append(["Writes broken text (lower is better)", *broken, "", ""])
+    divergence = [numbers.nats(figures.kl_first_token if figures else None) for _, figures in columns[1:]]
+    rows.append(["KL divergence of the first answer token, nats (lower is closer)", "0 by definition", *divergence, "", ""])
+    head = ["", *(name for name, _ in columns), "Change", "p"]
+    note = (
+        "In brackets: the 95 % interval. Shares have Wilson intervals, averages BCa bootstrap intervals, and "
+        "changes Newcombe's interval for pairs; p is the exact McNemar test on the same prompts before and "
+        "after. The KL divergence is that from the original, on harmless requests."
+    )
+    return f"{table(head, rows)}\n\n{note}"
+
+
+def _search(report: HardeningReport) -> str:
+    if not report.frontier:
+        return "The strength was given by the user; no search was made."
+    limit = report.injection.min_compliance
+    heard = any(point.sounds_harmful_compliance is not None for point in report.frontier)
+    head = ["Layer", "Strength", "Refuses harmful", "Answers harmless"]
+    head += ["Answers harmless that sounds harmful"] if heard else []
+    head += ["Broken text", "KL, first token, nats", ""]
+    points = sorted(report.frontier, key=lambda point: (point.layer, point.strength))
+    rows = [_frontier_row(point, limit, heard) for point in points]
+    intro = (
+        "Each row was measured on prompts that only served to choose, with an exact adapter instead of a new "
+        f"file. Settings that answered fewer than {numbers.percent(limit)} of the harmless requests were out."
+    )
+    return f"{intro}\n\n{table(head, rows, 'rr')}"
+
+
+def _frontier_row(point: FrontierPoint, limit: float, heard: bool) -> list[str]:
+    row = [
+        str(point.layer),
+        numbers.strength(point.strength),
+        numbers.rate(point.harmful_refusal),
+        numbers.rate(point.benign_compliance),
+    ]
+    row += [numbers.rate(point.sounds_harmful_compliance)] if heard else []
+    row += [numbers.rate(point.degenerate), numbers.nats(point.kl) if point.kl else ""]
+    if point.strength == 0:
+        remark = "original"
+    elif point.benign_compliance.value < limit:
+        remark = "answers too few"
+    else:
+        remark = ""
+    row.append(", ".join(filter(None, ["**chosen**" if point.chosen else "", remark])))
+    return row
+
+
+def _delivered(report: HardeningReport) -> str:
+    tensors, overall = report.injection.tensors, report.injection.delivered
+    if not tensors or overall is None:
+        return "No file was written, so nothing was rounded."
+    shares = [tensor.delivered for tensor in tensors]
+    worst = sorted(tensors, key=_missing, reverse=True)[:WORST_TENSORS]
+    intro = (
+        "A changed weight has to be rounded to the file's own number format, and a change smaller than a "
+        f"rounding step can get lost. Of the wanted change {numbers.percent(overall)} arrived over all "
+        f"{len(tensors)} matrices together; by matrix it is between {numbers.percent(min(shares))} and "
+        f"{numbers.percent(max(shares))}, in the median {numbers.percent(median(shares))}."
+    )
+    heading = "The matrix" if len(worst) == 1 else f"The {len(worst)} matrices furthest from 100 %"
+    rows = [
+        [
+            code(tensor.name, in_table=True),
+            plain(tensor.type),
+            numbers.percent(tensor.delivered),
+            f"{tensor.noise:.2f}",
+        ]
+        for tensor in worst
+    ]
+    head = ["Matrix", "Type", "Arrived", "Noise, in parts of the wanted change"]
+    return f"{intro}\n\n{heading}:\n\n{table(head, rows, 'llrr')}"
+
+
+def _missing(tensor: EditedTensor) -> float:
+    return abs(tensor.delivered - 1.0)
+
+
+def _making(report: HardeningReport) -> str:
+    model, direction = report.model, report.direction
+    mix = ", ".join(f"{plain(kind)}: {share.tensors} tensors" for kind, share in model.tensor_types.items())
+    rows = [
+        ["Model", f"{code(model.file_name, in_table=True)}, {numbers.megabytes(model.size)}"],
+        ["SHA-256", code(model.sha256)],
+        ["Architecture", plain(model.architecture or "unknown", 80)],
+        ["Quantization", f"{plain(model.file_type or 'unnamed mix', 80)} ({mix})"],
+        ["Layer of the direction", f"{direction.layer} of 0 to {max(s.layer for s in direction.separation)}"],
+        ["Strength", numbers.strength(report.injection.strength)],
+        ["Method", f"{report.injection.method} (paper, eq. 6)"],
+    ]
+    if report.output:
+        written = report.output
+        rows += [
+            ["Written", f"{code(written.file_name, in_table=True)}, {numbers.megabytes(written.size)}"],
+            ["SHA-256 of what was written", code(written.sha256)],
+        ]
+    sets = [("fitting and choosing", s) for s in direction.prompt_sets]
+    sets += [("reporting", s) for s in report.evaluation.prompt_sets]
+    rows += [
+        [f"Prompts for {use}", f"{plain(s.name, 120)}, n = {s.n}, SHA-256 {code(s.sha256)}"]
+        for use, s in sets
+    ]
+    rows += [
+        [f"Time: {plain(name, 80)}", numbers.seconds(time)] for name, time in report.timing.stages.items()
+    ]
+    rows.append(["Time in all", numbers.seconds(report.timing.total)])
+    text = table(["", ""], rows)
+    if direction.elicitation:
+        text += (
+            "\n\nThe direction was taken under this system prompt, which the model does not need any more:\n\n"
+            + code_block(direction.elicitation, "text")
+        )
+    return text
+
+
+def _limits(report: HardeningReport) -> str:
+    figures = report.after or report.before
+    counts = [
+        f"{estimate.n} {kind}"
+        for estimate, kind in (
+            (figures.harmful_refusal_rate, "harmful"),
+            (figures.benign_compliance_rate, "harmless"),
+            (figures.sounds_harmful_compliance_rate, "harmful-sounding harmless"),
+        )
+        if estimate
+    ]
+    judge = report.evaluation.judge
+    reads = " It goes by phrases, not by meaning, and errs at times." if judge == "keyword" else ""
+    asked = ", ".join(counts) or "no"
+    return "\n".join(
+        [
+            "- It resists prompts. Whoever holds the weights can undo it, by the same arithmetic or by training.",
+            f"- The figures come from {asked} prompts, judged by the {plain(judge, 80)} judge on the first "
+            f"{report.evaluation.max_tokens} tokens of each answer.{reads}",
+            "- The intervals cover the choice of prompts, not other kinds of prompts, other languages, long "
+            "conversations or attempts to talk the model out of it. Those were not measured here.",
+            "- A refusal rate is no guarantee: some harmful requests are still answered, and some harmless "
+            "ones refused.",
+        ]
+    )
+
+
+def _reproduce(report: HardeningReport) -> str:
+    tool = report.tool
+    return (
+        f"{code_block(tool.command, 'sh')}\n\n"
+        f"Made by {plain(tool.name)} {plain(tool.version)} with llama-cpp-python "
+        f"{plain(tool.llama_cpp_python)}, seed {tool.seed}, on {plain(report.generated, 40)}. All figures are "
+        "in [report.json](report.json)."
+    )

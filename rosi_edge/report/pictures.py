@@ -1,0 +1,338 @@
+"""The pictures of a hardening report, as matplotlib figures and as PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from rosi_edge.models.architectures import Kind
+from rosi_edge.models.atomic import atomic_write
+from rosi_edge.report import numbers
+from rosi_edge.report.drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    PALE_BLUE,
+    PALE_GREY,
+    SKY_BLUE,
+    VERMILLION,
+    caption,
+    house_style,
+    new_figure,
+    percent_axis,
+    place_labels,
+    png,
+    title_with_legend,
+)
+from rosi_edge.report.figures import Figures
+from rosi_edge.report.schema import FrontierPoint, HardeningReport
+
+_KINDS: dict[Kind, tuple[str, str, str, float]] = {
+    # marker, colour, words, and how far beside the block's number it is drawn
+    "attention": ("o", BLUE, "attention output", -0.15),
+    "mlp": ("^", VERMILLION, "MLP down-projection", 0.15),
+    "mixer": ("s", GREEN, "state-space or other mixer", -0.15),
+    "embedding": ("D", INK, "per-layer embedding", 0.0),
+}
+
+_BARS = (
+    ("harmful_refusal_rate", "refuses harmful", "higher is better"),
+    ("benign_compliance_rate", "answers harmless", "higher is better"),
+    ("sounds_harmful_compliance_rate", "answers harmless\nthat sounds harmful", "higher is better"),
+    ("degenerate_rate", "writes broken text", "lower is better"),
+)
+
+
+def separation_by_layer(report: HardeningReport) -> Figure:
+    """d′ of every layer's direction with the chosen one marked; below it the layer sweep, if there was one."""
+    direction = report.direction
+    rows = 2 if direction.sweep else 1
+    figure = new_figure(6.4 if direction.sweep else 3.9)
+    panels = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
+    top: Axes = panels[0]
+    entries = sorted(direction.separation, key=lambda entry: entry.layer)
+    top.plot([e.layer for e in entries], [e.d_prime for e in entries], "-o", color=BLUE, markersize=4.5)
+    chosen = next(entry for entry in entries if entry.layer == direction.layer)
+    top.plot([chosen.layer], [chosen.d_prime], "*", color=VERMILLION, markersize=19, markeredgecolor="white")
+    right = chosen.layer > (entries[0].layer + entries[-1].layer) / 2
+    top.annotate(
+        f"taken: layer {chosen.layer}",
+        (chosen.layer, 0.06),
+        xycoords=("data", "axes fraction"),
+        xytext=(-6 if right else 6, 0),
+        textcoords="offset points",
+        ha="right" if right else "left",
+        color=VERMILLION,
+        weight="bold",
+    )
+    top.set_ylim(bottom=min(0.0, min(e.d_prime for e in entries)))
+    top.margins(y=0.12)
+    top.set_title("How well each layer tells harmful from harmless")
+    top.set_ylabel("separation d′")
+    if direction.sweep:
+        _sweep(panels[1], report)
+    for panel in panels:
+        panel.axvline(direction.layer, color=VERMILLION, linestyle=":", linewidth=1.4, zorder=0.5)
+    panels[-1].set_xlabel("layer (block after which the direction was taken)")
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=14))
+    panels[-1].set_xlim(entries[0].layer - 0.8, entries[-1].layer + 0.8)
+    _sign(figure, report)
+    return figure
+
+
+def _sweep(axes: Axes, report: HardeningReport) -> None:
+    points = sorted(report.direction.sweep, key=lambda point: point.layer)
+    layers = [point.layer for point in points]
+    strengths = sorted({point.strength for point in points})
+    tried = " to ".join(numbers.strength(value) for value in dict.fromkeys((strengths[0], strengths[-1])))
+    axes.axhline(0, color=GREY, linewidth=1)
+    axes.plot(
+        layers,
+        [point.harmful_refusal_score_change for point in points],
+        "-o",
+        color=BLUE,
+        markersize=6,
+        label="harmful requests (more is better)",
+    )
+    axes.plot(
+        layers,
+        [point.harmless_refusal_score_change for point in points],
+        "--s",
+        color=VERMILLION,
+        markersize=6,
+        markerfacecolor="white",
+        label="harmless requests (less is better)",
+    )
+    axes.margins(y=0.15)
+    title_with_legend(axes, f"What injecting it does to refusal (strength {tried})", 2)
+    axes.set_ylabel("change of\nrefusal score")
+
+
+def frontier(report: HardeningReport) -> Figure:
+    """Refusal against benign compliance for every setting tried, on the choosing prompts.
+
+    Raises:
+        ValueError: no setting was tried.
+    """
+    if not report.frontier:
+        raise ValueError("there is no frontier to draw")
+    figure = new_figure(5.6)
+    axes = figure.subplots()
+    points = sorted(report.frontier, key=lambda point: (point.layer, point.strength))
+    limit = report.injection.min_compliance
+    for point in points:
+        _error_bars(axes, point)
+    original = [point for point in points if point.strength == 0]
+    chosen = [point for point in points if point.chosen]
+    enough = [p for p in points if p.benign_compliance.value >= limit and p.strength and not p.chosen]
+    too_few = [p for p in points if p.benign_compliance.value < limit and p.strength and not p.chosen]
+    for group, marker, size, face, edge, words in (
+        (enough, "o", 8, BLUE, BLUE, "tried"),
+        (too_few, "X", 8, "white", INK, "tried, answers too few"),
+        (original, "s", 10, GREY, INK, "original"),
+        (chosen, "*", 17, VERMILLION, INK, "chosen"),
+    ):
+        if group:
+            axes.plot(
+                [point.benign_compliance.value for point in group],
+                [point.harmful_refusal.value for point in group],
+                linestyle="none",
+                marker=marker,
+                markersize=size,
+                markerfacecolor=face,
+                markeredgecolor=edge,
+                label=words,
+                zorder=4 if marker == "*" else 3,
+            )
+    axes.margins(0.06)
+    axes.axvline(limit, color=INK, linestyle="--", linewidth=1.4, label=f"least allowed, {limit * 100:.1f} %")
+    left = min(axes.get_xlim()[0], limit - 0.02)
+    axes.axvspan(left, limit, facecolor="#F0F0F0", zorder=0)
+    axes.set_xlim(left, max(axes.get_xlim()[1], limit + 0.02))
+    axes.set_xlabel("answers harmless requests (right is better)")
+    axes.set_ylabel("refuses harmful requests (up is better)")
+    percent_axis(axes, "x")
+    percent_axis(axes, "y")
+    counts = (points[0].harmful_refusal.n, points[0].benign_compliance.n)
+    title_with_legend(axes, "What each strength buys, and what it costs", 5)
+    _sign(figure, report, f"n = {counts[0]} harmful, {counts[1]} harmless; bars: 95 % interval")
+    _name_strengths(axes, points)
+    return figure
+
+
+def _error_bars(axes: Axes, point: FrontierPoint) -> None:
+    across, up = point.benign_compliance, point.harmful_refusal
+    stands_out = point.chosen or point.strength == 0
+    axes.errorbar(
+        across.value,
+        up.value,
+        xerr=[[across.value - across.low], [across.high - across.value]],
+        yerr=[[up.value - up.low], [up.high - up.value]],
+        fmt="none",
+        ecolor=VERMILLION if point.chosen else INK if stands_out else GREY,
+        elinewidth=1.3 if stands_out else 0.9,
+        alpha=0.75 if stands_out else 0.3,
+        zorder=2,
+    )
+
+
+def _name_strengths(axes: Axes, points: list[FrontierPoint]) -> None:
+    several_layers = len({point.layer for point in points if point.strength}) > 1
+    named = [point for point in points if point.strength]
+    spots = [(point.benign_compliance.value, point.harmful_refusal.value) for point in points]
+    labels = []
+    for point in named:
+        words = f"α = {numbers.strength(point.strength)}"
+        if several_layers:
+            words += f", layer {point.layer}"
+        labels.append(
+            axes.annotate(
+                words,
+                (point.benign_compliance.value, point.harmful_refusal.value),
+                xytext=(0, 0),
+                textcoords="offset points",
+                fontsize=9.5,
+                weight="bold" if point.chosen else "normal",
+                color=VERMILLION if point.chosen else INK,
+                arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4},
+                zorder=5,
+            )
+        )
+    # The chosen one's label is placed first, so that it gets the best place.
+    order = sorted(range(len(named)), key=lambda i: not named[i].chosen)
+    place_labels(axes, spots, [labels[i] for i in order])
+
+
+def delivered_by_tensor(report: HardeningReport) -> Figure:
+    """Share of the wanted change that each matrix received, by block and kind of sublayer.
+
+    Raises:
+        ValueError: no matrix was rewritten.
+    """
+    injection = report.injection
+    if not injection.tensors:
+        raise ValueError("no matrix was rewritten, so there is nothing to draw")
+    figure = new_figure(4.4)
+    axes = figure.subplots()
+    axes.axhline(1.0, color=INK, linestyle="--", linewidth=1.4)
+    axes.axhline(0.0, color=GREY, linewidth=1)
+    for kind, (marker, colour, words, aside) in _KINDS.items():
+        group = [tensor for tensor in injection.tensors if tensor.kind == kind]
+        if group:
+            types = ", ".join(sorted({tensor.type for tensor in group}))
+            axes.plot(
+                [tensor.block + aside for tensor in group],
+                [tensor.delivered for tensor in group],
+                linestyle="none",
+                marker=marker,
+                color=colour,
+                markersize=7,
+                markeredgecolor="white",
+                markeredgewidth=0.6,
+                label=f"{words} ({types})",
+            )
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, -0.05), max(high, 1.1))
+    arrived = "" if injection.delivered is None else f": {numbers.percent(injection.delivered)} in all"
+    axes.set_xlabel("block")
+    axes.set_ylabel("share of the wanted change")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=14))
+    blocks = [tensor.block for tensor in injection.tensors]
+    axes.set_xlim(min(blocks) - 0.8, max(blocks) + 0.8)
+    percent_axis(axes, "y")
+    title_with_legend(axes, f"How much of the change arrived{arrived}", 2)
+    _sign(figure, report, "dashed line: the whole change")
+    return figure
+
+
+def before_after(report: HardeningReport) -> Figure:
+    """The figures of the original and the result side by side, with their intervals."""
+    series: list[tuple[str, Figures, str, str]] = [("before", report.before, PALE_GREY, "")]
+    if report.adapter_after is not None:
+        series.append(("exact edit, before rounding", report.adapter_after, PALE_BLUE, "///"))
+    if report.after is not None:
+        series.append(("after", report.after, SKY_BLUE, ""))
+    shown = [bar for bar in _BARS if any(getattr(figures, bar[0]) for _, figures, _, _ in series)]
+    figure = new_figure(4.8)
+    axes = figure.subplots()
+    width = 0.8 / len(series)
+    for index, (words, figures, colour, hatch) in enumerate(series):
+        measured = [(place, getattr(figures, bar[0])) for place, bar in enumerate(shown)]
+        measured = [(place, estimate) for place, estimate in measured if estimate is not None]
+        places = [place + (index - (len(series) - 1) / 2) * width for place, _ in measured]
+        values = [estimate.value for _, estimate in measured]
+        axes.bar(
+            places, values, width * 0.92, color=colour, edgecolor=INK, linewidth=0.8, hatch=hatch, label=words
+        )
+        below = [estimate.value - estimate.low for _, estimate in measured]
+        above = [estimate.high - estimate.value for _, estimate in measured]
+        axes.errorbar(
+            places, values, yerr=[below, above], fmt="none", ecolor=INK, elinewidth=1.2, capsize=3.5
+        )
+        for place, (_, estimate) in zip(places, measured, strict=True):
+            axes.annotate(
+                f"{estimate.value * 100:.1f} %",
+                (place, estimate.high),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+                fontsize=9.5,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+            )
+    axes.set_xticks(range(len(shown)), [_tick(report, *bar) for bar in shown], fontsize=9.5)
+    axes.tick_params(axis="x", length=0)
+    axes.grid(axis="x", visible=False)
+    axes.set_ylim(0, 1.1)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
+    percent_axis(axes, "y")
+    title_with_legend(axes, "Before and after", len(series))
+    _sign(figure, report, "bars: 95 % interval")
+    return figure
+
+
+def _tick(report: HardeningReport, key: str, words: str, sense: str) -> str:
+    sides = [figures for figures in (report.before, report.after, report.adapter_after) if figures]
+    counts = sorted({getattr(figures, key).n for figures in sides if getattr(figures, key)})
+    return f"{words}\n({sense})\nn = {' / '.join(map(str, counts))}"
+
+
+def _sign(figure: Figure, report: HardeningReport, remark: str = "") -> None:
+    name = report.model.name or report.model.file_name
+    mix = f", {report.model.file_type}" if report.model.file_type else ""
+    caption(figure, f"{name[:60]}{mix}" + (f"; {remark}" if remark else ""))
+
+
+PICTURES: dict[str, tuple[Callable[[HardeningReport], Figure], Callable[[HardeningReport], bool]]] = {
+    "before_after.png": (before_after, lambda report: True),
+    "frontier.png": (frontier, lambda report: bool(report.frontier)),
+    "separation_by_layer.png": (separation_by_layer, lambda report: True),
+    "delivered_by_tensor.png": (delivered_by_tensor, lambda report: bool(report.injection.tensors)),
+}
+"""By file name: what draws it, and whether a report has what it shows."""
+
+
+def render_all(report: HardeningReport) -> dict[str, bytes]:
+    """The pictures that this report has the data for, as PNG bytes by file name."""
+    with house_style():
+        return {name: png(draw(report)) for name, (draw, has_data) in PICTURES.items() if has_data(report)}
+
+
+def draw_all(report: HardeningReport, folder: Path) -> list[Path]:
+    """Write the pictures that this report has the data for into an existing folder.
+
+    Raises:
+        OutputError: the folder cannot be written to.
+    """
+    written = []
+    for name, content in render_all(report).items():
+        target = folder / name
+        with atomic_write(target, size=len(content)) as stream:
+            stream.write(content)
+        written.append(target)
+    return written

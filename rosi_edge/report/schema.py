@@ -1,0 +1,204 @@
+"""The two reports as data: ``report.json`` of ``harden`` and the JSON of ``eval``.
+
+Keys keep the order in which they are declared here. Fields may be added; ``format`` is raised when one
+changes its meaning or goes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from rosi_edge.direction import Directions, LayerSeparation
+from rosi_edge.evaluation.statistics import Estimate
+from rosi_edge.models.architectures import Kind
+from rosi_edge.report.facts import EvaluationFacts, ModelFacts, OutputFile, PromptSetFacts, ToolFacts
+from rosi_edge.report.figures import Changes, Figures
+from rosi_edge.report.record import Record, Text
+
+Status = Literal["hardened", "ineffective", "over_refusing", "degraded"]
+
+
+class SweepPoint(Record):
+    """What one layer's direction did in the layer sweep, at one strength, on the choosing prompts.
+
+    Attributes:
+        strength: α that the layer was tried at.
+        harmful_refusal_score_change: how much likelier a refusal became on harmful prompts, in the units of
+            the search's refusal score; harmless likewise.
+        kl_first_token: mean KL divergence from the original on harmless prompts, in nats.
+    """
+
+    layer: int
+    d_prime: float
+    strength: float
+    harmful_refusal_score_change: float
+    harmless_refusal_score_change: float
+    kl_first_token: float
+
+
+class DirectionFacts(Record):
+    """The safety direction and where it comes from.
+
+    Attributes:
+        layer: the block after which the direction was taken.
+        separation: every layer's.
+        sweep: the layers that were tried; empty when the user chose the layer.
+        harmful_prompts, harmless_prompts: numbers of prompts behind the means.
+        elicitation: the temporary system prompt it was taken under, if any.
+        prompt_sets: those it was fitted and the settings chosen on.
+    """
+
+    layer: int
+    separation: tuple[LayerSeparation, ...]
+    sweep: tuple[SweepPoint, ...]
+    harmful_prompts: int
+    harmless_prompts: int
+    elicitation: Text | None
+    prompt_sets: tuple[PromptSetFacts, ...]
+
+    @model_validator(mode="after")
+    def _layer_is_known(self) -> Self:
+        if self.layer not in {entry.layer for entry in self.separation}:
+            raise ValueError(f"layer {self.layer} is not among those whose separation was measured")
+        return self
+
+    @classmethod
+    def of(
+        cls,
+        directions: Directions,
+        layer: int,
+        *,
+        sweep: tuple[SweepPoint, ...] = (),
+        prompt_sets: tuple[PromptSetFacts, ...],
+    ) -> Self:
+        return cls(
+            layer=layer,
+            separation=directions.separation,
+            sweep=sweep,
+            harmful_prompts=directions.positive,
+            harmless_prompts=directions.negative,
+            elicitation=directions.elicitation,
+            prompt_sets=prompt_sets,
+        )
+
+
+class EditedTensor(Record):
+    """How much of its edit one write matrix received.
+
+    Attributes:
+        delivered: share of the wanted change that the stored codes hold; 1 is all of it, 0 nothing.
+        noise: size of the rest of the change, which nobody wanted, in parts of the wanted change.
+    """
+
+    name: Text
+    block: int
+    kind: Kind
+    type: str
+    delivered: float
+    noise: float
+
+
+class Injection(Record):
+    """What was done to the weights.
+
+    Attributes:
+        strength: α; 0 when no strength was good enough.
+        min_compliance: benign compliance on the choosing prompts, 0 … 1, below which no strength was taken.
+        delivered: over all tensors together; None when no file was made.
+        tensors: empty when no file was made.
+    """
+
+    method: Literal["rosi"] = "rosi"
+    strength: float
+    min_compliance: float
+    delivered: float | None
+    tensors: tuple[EditedTensor, ...]
+
+
+class FrontierPoint(Record):
+    """One setting tried in the search, measured on the choosing prompts. Strength 0 is the original."""
+
+    layer: int
+    strength: float
+    harmful_refusal: Estimate
+    benign_compliance: Estimate
+    sounds_harmful_compliance: Estimate | None = None
+    degenerate: Estimate
+    kl: Estimate | None
+    chosen: bool = False
+
+
+class Timing(Record):
+    """Seconds of wall time, by stage and in all."""
+
+    stages: dict[str, float]
+    total: float
+
+
+class Verdict(Record):
+    """What came of it.
+
+    Attributes:
+        reason: why this status, in a sentence.
+        advice: what to try next or to mind; empty when there is nothing to say.
+    """
+
+    status: Status
+    reason: Text
+    advice: Text
+
+
+class HardeningReport(Record):
+    """``report.json``.
+
+    Attributes:
+        output: None when no file was written.
+        before, after: the original and the written file, on prompts used for nothing else. ``after`` is
+            None when there was nothing to measure.
+        adapter_after: the same for the exact edit, before rounding.
+        generated: when, ISO 8601.
+    """
+
+    format: Literal[1] = 1
+    verdict: Verdict
+    model: ModelFacts
+    output: OutputFile | None
+    before: Figures
+    after: Figures | None
+    adapter_after: Figures | None = None
+    changes: Changes | None
+    evaluation: EvaluationFacts
+    direction: DirectionFacts
+    injection: Injection
+    frontier: tuple[FrontierPoint, ...]
+    timing: Timing
+    tool: ToolFacts
+    generated: str
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if sum(point.chosen for point in self.frontier) > 1:
+            raise ValueError("only one point of the frontier can be the chosen one")
+        if self.before.kl_first_token is not None:
+            raise ValueError("the original does not diverge from itself")
+        return self
+
+
+class EvaluationReport(Figures):
+    """What ``eval --json`` prints: the figures at the top level, then what they were measured on and how.
+
+    Attributes:
+        base: the model it was compared with, if any; ``base_figures`` and ``changes`` go with it.
+    """
+
+    format: Literal[1] = 1
+    model: ModelFacts
+    base: ModelFacts | None
+    base_figures: Figures | None
+    changes: Changes | None
+    judge: Text
+    max_tokens: int
+    prompt_sets: tuple[PromptSetFacts, ...]
+    seed: int

@@ -1,0 +1,218 @@
+"""An engine in a child process, so that a crash inside llama.cpp is an error here and not the end.
+
+llama.cpp aborts on some broken files and some unforeseen graphs. The child runs ``LlamaEngine``; calls and
+results cross a pipe. When the child dies, the parent raises ``EngineCrashError`` with ggml's last words.
+The same boundary lets a caller cancel within moments: closing the engine kills the child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from rosi_edge.errors import EngineCrashError, RosiEdgeError
+from rosi_edge.injection.edits import RankOneEdit
+from rosi_edge.progress import Advance
+from rosi_edge.runtime.engine import (
+    Conversation,
+    EditHandle,
+    EngineOptions,
+    Generation,
+    ModelFacts,
+    Tokens,
+)
+from rosi_edge.runtime.taps import Capture, TapRequest
+
+Float32 = npt.NDArray[np.float32]
+Result = TypeVar("Result")
+
+_TEMPLATE_SECONDS = 60.0
+"""A chat template is a program from the net; one that renders for longer than this is refused."""
+
+
+class ChildEngine:
+    """``LlamaEngine`` in a process of its own; implements ``Engine``.
+
+    Raises:
+        ModelFileError, UnsupportedModelError: as ``LlamaEngine`` does.
+        EngineCrashError: the child died, here or in any later call.
+    """
+
+    def __init__(self, path: Path, options: EngineOptions | None = None) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._last_words = tempfile.NamedTemporaryFile(  # noqa: SIM115 - lives as long as the engine
+            prefix="rosi-edge-", suffix=".log"
+        )
+        self._process = context.Process(
+            target=_serve,
+            args=(theirs, path, options or EngineOptions(), self._last_words.name),
+            daemon=True,
+            name="rosi-edge-engine",
+        )
+        self._process.start()
+        theirs.close()
+        self.path = path
+        try:
+            self.facts = cast(ModelFacts, self._receive(None, None))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> ChildEngine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+        self._last_words.close()
+
+    def encode(self, conversations: Sequence[Conversation]) -> list[Tokens]:
+        return cast(list[Tokens], self._call("encode", conversations, timeout=_TEMPLATE_SECONDS))
+
+    def encode_text(self, texts: Sequence[str]) -> list[Tokens]:
+        return cast(list[Tokens], self._call("encode_text", texts))
+
+    def capture(
+        self,
+        prompts: Sequence[Tokens],
+        request: TapRequest,
+        *,
+        share_prefix: bool = True,
+        advance: Advance | None = None,
+    ) -> Capture:
+        return cast(
+            Capture, self._call("capture", prompts, request, share_prefix=share_prefix, advance=advance)
+        )
+
+    def next_token_logprobs(self, prompts: Sequence[Tokens], *, advance: Advance | None = None) -> Float32:
+        return cast(Float32, self._call("next_token_logprobs", prompts, advance=advance))
+
+    def generate(
+        self, prompts: Sequence[Tokens], *, max_tokens: int, advance: Advance | None = None
+    ) -> list[Generation]:
+        return cast(list[Generation], self._call("generate", prompts, max_tokens=max_tokens, advance=advance))
+
+    def generate_with_logprobs(
+        self, prompts: Sequence[Tokens], *, max_tokens: int, advance: Advance | None = None
+    ) -> tuple[list[Generation], Float32]:
+        return cast(
+            tuple[list[Generation], Float32],
+            self._call("generate_with_logprobs", prompts, max_tokens=max_tokens, advance=advance),
+        )
+
+    def load_edits(self, edits: Sequence[RankOneEdit]) -> EditHandle:
+        return cast(EditHandle, self._call("load_edits", edits))
+
+    def load_adapter(self, path: Path) -> EditHandle:
+        return cast(EditHandle, self._call("load_adapter", path))
+
+    def apply(self, strengths: Mapping[EditHandle, float]) -> None:
+        self._call("apply", dict(strengths))
+
+    def unload(self, handle: EditHandle) -> None:
+        self._call("unload", handle)
+
+    def _call(
+        self,
+        method: str,
+        *arguments: Any,
+        advance: Advance | None = None,
+        timeout: float | None = None,
+        **keywords: Any,
+    ) -> object:
+        try:
+            self._connection.send((method, arguments, keywords, advance is not None))
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._crash() from None
+        return self._receive(advance, timeout)
+
+    def _receive(self, advance: Advance | None, timeout: float | None) -> object:
+        while True:
+            try:
+                if timeout is not None and not self._connection.poll(timeout):
+                    self._process.kill()
+                    raise EngineCrashError(
+                        f"the chat template of {self.path} has been rendering for {timeout:.0f} seconds",
+                        "It may be hostile; give another one with --template FILE",
+                    )
+                kind, value = self._connection.recv()
+            except (EOFError, ConnectionResetError):
+                raise self._crash() from None
+            if kind == "advance":
+                if advance is not None:
+                    advance(value)
+            elif kind == "result":
+                return value
+            elif kind == "error":
+                raise value
+            else:
+                raise RuntimeError(f"the engine's process failed:\n{value}")
+
+    def _crash(self) -> EngineCrashError:
+        self._process.join(5)
+        code = self._process.exitcode
+        how = f"exit code {code}"
+        if code is not None and code < 0:
+            how = signal.Signals(-code).name
+        lines = Path(self._last_words.name).read_text("utf-8", "replace").strip().splitlines()
+        said = f": {lines[-1].strip()}" if lines else ""
+        return EngineCrashError(
+            f"llama.cpp crashed ({how}) while running {self.path}{said}",
+            "The file may be damaged, or need more memory than there is; "
+            "check it with `rosi-edge inspect`, or try a smaller -c",
+        )
+
+
+def _serve(connection: Connection, path: Path, options: EngineOptions, last_words: str) -> None:
+    """The child: make an engine, then answer calls until the parent goes away."""
+    # Ctrl-C reaches the whole process group; the parent decides, and kills this process when it is done.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    log = os.open(last_words, os.O_WRONLY | os.O_APPEND)
+    os.dup2(log, 2)
+    os.dup2(log, 1)
+    sys.stderr = sys.stdout = open(log, "w", buffering=1, closefd=False)  # noqa: SIM115
+
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        try:
+            # Imported here: the parent need never load llama.cpp.
+            from rosi_edge.runtime import llama_abi
+            from rosi_edge.runtime.llama_engine import LlamaEngine
+
+            llama_abi.on_abort(lambda message: print(message, file=sys.stderr, flush=True))
+            engine = LlamaEngine(path, options)
+        except RosiEdgeError as error:
+            connection.send(("error", error))
+            return
+        except Exception:
+            connection.send(("failure", traceback.format_exc()))
+            return
+        connection.send(("result", engine.facts))
+        while True:
+            method, arguments, keywords, reports = connection.recv()
+            if reports:
+                keywords["advance"] = lambda units: connection.send(("advance", units))
+            try:
+                connection.send(("result", getattr(engine, method)(*arguments, **keywords)))
+            except RosiEdgeError as error:
+                connection.send(("error", error))
+            except (BrokenPipeError, ConnectionResetError):
+                return
+            except Exception:
+                connection.send(("failure", traceback.format_exc()))

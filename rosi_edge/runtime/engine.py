@@ -1,0 +1,148 @@
+"""What the rest of the tool asks of a running model, whoever runs it.
+
+llama.cpp is the first engine (``llama_engine``), in this process or in a child (``child_engine``). A second
+one only has to implement ``Engine``; prompts → activations → direction → edits never look behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from rosi_edge.injection.edits import RankOneEdit
+from rosi_edge.progress import Advance
+from rosi_edge.runtime.taps import Capture, TapRequest
+
+Float32 = npt.NDArray[np.float32]
+Tokens = list[int]
+
+
+class Role(StrEnum):
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+@dataclass(frozen=True)
+class Message:
+    role: Role
+    content: str
+
+
+Conversation = tuple[Message, ...]
+
+
+def ask(request: str, system: str | None = None) -> Conversation:
+    """A single user turn, under a system prompt when one is given."""
+    user = Message(Role.USER, request)
+    return (Message(Role.SYSTEM, system), user) if system else (user,)
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a running model is."""
+
+    architecture: str
+    layers: int
+    hidden_size: int
+    vocabulary_size: int
+    context_size: int
+    has_chat_template: bool
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How to run a model; the names in brackets are llama.cpp's flags."""
+
+    gpu_layers: int = 0  # -ngl
+    context_size: int = 4096  # -c: cells that all sequences of a batch share
+    batch_size: int = 512  # -b: tokens in one micro-batch
+    threads: int | None = None  # -t: None takes every core this process may use
+    sequences: int = 32  # prompts decoded side by side
+    template: str | None = None  # a chat template instead of the file's own
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A greedy answer. ``finished``: the model ended it by itself; otherwise it was cut."""
+
+    text: str
+    tokens: Tokens = field(repr=False)
+    finished: bool
+
+
+EditHandle = int
+"""A set of edits that the engine holds ready, to be switched on at any strength."""
+
+
+class Engine(Protocol):
+    """A loaded model. Engines are context managers; after ``close`` nothing else may be called."""
+
+    @property
+    def facts(self) -> ModelFacts: ...
+
+    def encode(self, conversations: Sequence[Conversation]) -> list[Tokens]:
+        """Tokens of each conversation through the model's chat template, opened for the answer.
+
+        Raises:
+            UnsupportedModelError: the file has no chat template, or it cannot be rendered.
+        """
+        ...
+
+    def encode_text(self, texts: Sequence[str]) -> list[Tokens]:
+        """Tokens of plain texts, no template, with the vocabulary's own opening token if it adds one."""
+        ...
+
+    def capture(
+        self,
+        prompts: Sequence[Tokens],
+        request: TapRequest,
+        *,
+        share_prefix: bool = True,
+        advance: Advance | None = None,
+    ) -> Capture:
+        """Read activations while decoding. With ``share_prefix`` the tokens that all prompts begin with
+        are decoded once and not captured; ``advance`` counts prompts."""
+        ...
+
+    def next_token_logprobs(self, prompts: Sequence[Tokens], *, advance: Advance | None = None) -> Float32:
+        """Natural-log probabilities of the token after each prompt, shape (prompts, vocabulary)."""
+        ...
+
+    def generate(
+        self, prompts: Sequence[Tokens], *, max_tokens: int, advance: Advance | None = None
+    ) -> list[Generation]:
+        """Greedy answers of at most ``max_tokens`` tokens."""
+        ...
+
+    def generate_with_logprobs(
+        self, prompts: Sequence[Tokens], *, max_tokens: int, advance: Advance | None = None
+    ) -> tuple[list[Generation], Float32]:
+        """Both of the above from one pass over the prompts."""
+        ...
+
+    def load_edits(self, edits: Sequence[RankOneEdit]) -> EditHandle:
+        """Hold edits ready at strength zero."""
+        ...
+
+    def load_adapter(self, path: Path) -> EditHandle:
+        """Hold a LoRA adapter file ready at strength zero."""
+        ...
+
+    def apply(self, strengths: Mapping[EditHandle, float]) -> None:
+        """Make exactly these edits active; ``{}`` restores the model as it is in its file."""
+        ...
+
+    def unload(self, handle: EditHandle) -> None: ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(self, *exception: object) -> None: ...

@@ -1,0 +1,146 @@
+"""Taps: which activations to read while a model decodes, and what to keep of them.
+
+A tap names either a block (its output, the residual stream after it) or a weight matrix (the input that
+the matrix is multiplied with). What is read arrives a micro-batch at a time as rows; a reducer keeps every
+row, their mean, or their second moment, so that memory is that of the result and not of the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Float32 = npt.NDArray[np.float32]
+
+
+class Positions(StrEnum):
+    """Which token positions of a prompt are read."""
+
+    LAST = "last"
+    ALL = "all"
+
+
+class Keep(StrEnum):
+    """What is kept of the rows: all of them, their mean, or the sum of their outer products."""
+
+    ROWS = "rows"
+    MEAN = "mean"
+    SECOND_MOMENT = "second_moment"
+
+
+@dataclass(frozen=True)
+class TapRequest:
+    """What to read.
+
+    Args:
+        blocks: blocks whose output (the residual stream after them) is read.
+        inputs: names of weight matrices whose input is read.
+    """
+
+    blocks: tuple[int, ...] = ()
+    inputs: tuple[str, ...] = ()
+    positions: Positions = Positions.LAST
+    keep: Keep = Keep.ROWS
+
+
+@dataclass
+class Tapped:
+    """What one tap gathered.
+
+    Attributes:
+        count: rows seen.
+        rows: (count, width), with ``Keep.ROWS``; ``prompts`` (count,) says whose row it is, in prompt order.
+        mean: (width,), float64, with ``Keep.MEAN``.
+        second_moment: (width, width), XᵀX summed (not averaged), float32, with ``Keep.SECOND_MOMENT``;
+            ``mean`` is then there too.
+    """
+
+    count: int = 0
+    rows: Float32 | None = None
+    prompts: npt.NDArray[np.int32] | None = None
+    mean: npt.NDArray[np.float64] | None = None
+    second_moment: Float32 | None = None
+
+
+@dataclass
+class Capture:
+    """Result of a capture: by block, and by weight name."""
+
+    streams: dict[int, Tapped] = field(default_factory=dict)
+    inputs: dict[str, Tapped] = field(default_factory=dict)
+
+    def stream_rows(self, block: int) -> Float32:
+        """(rows, hidden) of the stream after ``block``; the capture must have kept rows."""
+        rows = self.streams[block].rows
+        if rows is None:
+            raise ValueError("this capture did not keep rows")
+        return rows
+
+
+class Reducer(Protocol):
+    def add(self, rows: Float32, prompts: npt.NDArray[np.int32]) -> None: ...
+
+    def result(self) -> Tapped: ...
+
+
+class _KeepRows:
+    def __init__(self) -> None:
+        self._rows: list[Float32] = []
+        self._prompts: list[npt.NDArray[np.int32]] = []
+
+    def add(self, rows: Float32, prompts: npt.NDArray[np.int32]) -> None:
+        self._rows.append(rows)
+        self._prompts.append(prompts)
+
+    def result(self) -> Tapped:
+        rows = np.concatenate(self._rows)
+        prompts = np.concatenate(self._prompts)
+        # Batches are filled by length; hand the rows back in the caller's order.
+        order = np.argsort(prompts, kind="stable")
+        return Tapped(len(rows), rows=rows[order], prompts=prompts[order])
+
+
+class _Mean:
+    def __init__(self) -> None:
+        self._count = 0
+        self._sum: npt.NDArray[np.float64] | None = None
+
+    def add(self, rows: Float32, prompts: npt.NDArray[np.int32]) -> None:
+        total = rows.sum(axis=0, dtype=np.float64)
+        self._sum = total if self._sum is None else self._sum + total
+        self._count += len(rows)
+
+    def result(self) -> Tapped:
+        assert self._sum is not None
+        return Tapped(self._count, mean=self._sum / self._count)
+
+
+class _SecondMoment(_Mean):
+    def __init__(self) -> None:
+        super().__init__()
+        self._products: Float32 | None = None
+
+    def add(self, rows: Float32, prompts: npt.NDArray[np.int32]) -> None:
+        super().add(rows, prompts)
+        if self._products is None:
+            self._products = np.zeros((rows.shape[1], rows.shape[1]), dtype=np.float32)
+        self._products += rows.T @ rows
+
+    def result(self) -> Tapped:
+        tapped = super().result()
+        tapped.second_moment = self._products
+        return tapped
+
+
+def reducer(keep: Keep) -> Reducer:
+    kinds: dict[Keep, Callable[[], Reducer]] = {
+        Keep.ROWS: _KeepRows,
+        Keep.MEAN: _Mean,
+        Keep.SECOND_MOMENT: _SecondMoment,
+    }
+    return kinds[keep]()

@@ -1,0 +1,56 @@
+"""Progress on a terminal: bars and notes on stderr, nothing at all when stderr is no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from rosi_edge.progress import Advance
+
+
+class TerminalProgress:
+    """Implements ``rosi_edge.progress.Progress`` with rich; use as a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> TerminalProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bars.stop()
+
+    @contextmanager
+    def stage(self, description: str, total: int | None = None) -> Iterator[Advance]:
+        task = self._bars.add_task(description, total=total)
+        try:
+            yield lambda units: self._bars.advance(task, units)
+        finally:
+            self._bars.remove_task(task)
+
+    def note(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False)

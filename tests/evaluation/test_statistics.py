@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from scipy import stats
+from sklearn.metrics import cohen_kappa_score
+
+from rosi_edge.evaluation.statistics import (
+    Estimate,
+    PairedChange,
+    cohen_kappa,
+    mean,
+    paired_change,
+    proportion,
+)
+
+
+def pairs(both: int, lost: int, gained: int, neither: int) -> tuple[list[bool], list[bool]]:
+    table = (
+        [(True, True)] * both + [(True, False)] * lost + [(False, True)] * gained + [(False, False)] * neither
+    )
+    return [before for before, _ in table], [after for _, after in table]
+
+
+# proportion
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 64, 1000])
+def test_proportion_is_scipys_wilson_interval(n: int) -> None:
+    for successes in {0, 1, n // 3, n // 2, n - 1, n}:
+        estimate = proportion(successes, n)
+        reference = stats.binomtest(successes, n).proportion_ci(confidence_level=0.95, method="wilson")
+        assert estimate.value == successes / n
+        assert estimate.n == n
+        assert estimate.low == pytest.approx(reference.low, abs=1e-12)
+        assert estimate.high == pytest.approx(reference.high, abs=1e-12)
+        assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 0), (1, 0), (0, -1), (-1, 5), (6, 5)])
+def test_proportion_rejects_what_is_none(successes: int, n: int) -> None:
+    with pytest.raises(ValueError, match=r"at least one trial|between 0 and"):
+        proportion(successes, n)
+
+
+# mean
+
+
+def test_mean_agrees_with_scipys_bca_bootstrap() -> None:
+    sample = np.random.default_rng(1).lognormal(size=80)
+    estimate = mean(sample.tolist())
+    reference = stats.bootstrap(
+        (sample,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(2)
+    ).confidence_interval
+    width = reference.high - reference.low
+    assert estimate.value == pytest.approx(float(sample.mean()))
+    # Both are random: 10,000 resamples place an end to within a few hundredths of the width.
+    assert estimate.low == pytest.approx(reference.low, abs=0.06 * width)
+    assert estimate.high == pytest.approx(reference.high, abs=0.06 * width)
+
+
+def test_mean_covers_the_truth_about_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(3)
+    hits = 0
+    for _ in range(100):
+        estimate = mean(generator.normal(loc=2.0, size=40).tolist())
+        hits += estimate.low <= 2.0 <= estimate.high
+    assert 0.89 <= hits / 100 <= 0.99
+
+
+def test_mean_leans_towards_the_long_tail() -> None:
+    estimate = mean([0.0] * 30 + [10.0])
+    assert estimate.high - estimate.value > estimate.value - estimate.low
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30))
+def test_mean_is_inside_its_interval_and_repeatable(values: list[float]) -> None:
+    estimate = mean(values)
+    assert estimate == mean(values)
+    assert estimate.low <= estimate.value <= estimate.high
+    assert estimate.value == pytest.approx(sum(values) / len(values), rel=1e-9, abs=1e-6)
+
+
+def test_mean_of_tiny_values_has_an_interval() -> None:
+    estimate = mean([0.0, 1e-200, 2e-200, 7e-200])
+    assert 0.0 <= estimate.low < estimate.value < estimate.high <= 7e-200
+
+
+def test_mean_of_equal_values_has_no_width() -> None:
+    assert mean([2.5]) == Estimate(value=2.5, n=1, low=2.5, high=2.5)
+    assert mean([2.5] * 9) == Estimate(value=2.5, n=9, low=2.5, high=2.5)
+
+
+@pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf]])
+def test_mean_rejects_what_has_none(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="a mean needs"):
+        mean(values)
+
+
+# paired_change
+
+
+@pytest.mark.parametrize(
+    "table", [(10, 3, 12, 5), (0, 0, 1, 0), (5, 0, 0, 5), (0, 4, 9, 0), (50, 1, 8, 41), (1, 6, 6, 1)]
+)
+def test_p_value_is_the_exact_mcnemar_test(table: tuple[int, int, int, int]) -> None:
+    both, lost, gained, neither = table
+    change = paired_change(*pairs(*table))
+    discordant = lost + gained
+    tail = sum(math.comb(discordant, k) for k in range(min(lost, gained) + 1)) / 2**discordant
+    assert change.p_value == pytest.approx(min(1.0, 2 * tail))
+    assert change.n == both + discordant + neither
+    assert change.change == pytest.approx((gained - lost) / change.n)
+
+
+def test_interval_is_the_published_one() -> None:
+    # Fagerland, Lydersen & Laake (Statistics in Medicine 33, 2014): airway hyper-responsiveness of 21
+    # children before (2/21) and after (8/21) a transplantation; Newcombe's interval for before − after is
+    # −0.507 to −0.026.
+    change = paired_change(*pairs(both=1, lost=1, gained=7, neither=12))
+    assert change.change == pytest.approx(0.286, abs=5e-4)
+    assert change.low == pytest.approx(0.026, abs=5e-4)
+    assert change.high == pytest.approx(0.507, abs=5e-4)
+
+
+def test_interval_of_unrelated_pairs_is_newcombes_for_independent_rates() -> None:
+    # 2 × 2 table with no correlation at all: the paired interval falls back to the hybrid score interval.
+    change = paired_change(*pairs(both=6, lost=6, gained=12, neither=12))
+    before = stats.binomtest(12, 36).proportion_ci(method="wilson")
+    after = stats.binomtest(18, 36).proportion_ci(method="wilson")
+    assert change.low == pytest.approx(1 / 6 - math.hypot(1 / 2 - after.low, before.high - 1 / 3))
+    assert change.high == pytest.approx(1 / 6 + math.hypot(after.high - 1 / 2, 1 / 3 - before.low))
+
+
+def test_interval_covers_the_truth() -> None:
+    # Every possible outcome of 16 pairs, weighted by its probability.
+    n, chances = 16, (0.3, 0.1, 0.35, 0.25)
+    truth = chances[2] - chances[1]
+    covered = 0.0
+    for both, lost, gained in itertools.product(range(n + 1), repeat=3):
+        neither = n - both - lost - gained
+        if neither >= 0:
+            change = paired_change(*pairs(both, lost, gained, neither))
+            if change.low <= truth <= change.high:
+                covered += float(stats.multinomial.pmf((both, lost, gained, neither), n, chances))
+    assert 0.93 <= covered <= 0.985
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_turning_time_around_turns_the_sign(outcomes: list[tuple[bool, bool]]) -> None:
+    before, after = [b for b, _ in outcomes], [a for _, a in outcomes]
+    forth, back = paired_change(before, after), paired_change(after, before)
+    assert forth.change == pytest.approx(-back.change)
+    assert forth.low == pytest.approx(-back.high)
+    assert forth.high == pytest.approx(-back.low)
+    assert forth.p_value == pytest.approx(back.p_value)
+    assert -1 <= forth.low <= forth.change + 1e-12
+    assert forth.change - 1e-12 <= forth.high <= 1
+    assert 0 < forth.p_value <= 1
+
+
+def test_paired_change_rejects_unpaired_outcomes() -> None:
+    with pytest.raises(ValueError, match="2 against 1"):
+        paired_change([True, False], [True])
+    with pytest.raises(ValueError, match="at least one pair"):
+        paired_change([], [])
+
+
+# cohen_kappa
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=2, max_size=60))
+def test_kappa_is_scikit_learns(ratings: list[tuple[str, str]]) -> None:
+    left, right = [a for a, _ in ratings], [b for _, b in ratings]
+    if len({*left, *right}) == 1:
+        with pytest.raises(ValueError, match="undefined"):
+            cohen_kappa(left, right)
+        return
+    estimate = cohen_kappa(left, right)
+    assert estimate.value == pytest.approx(cohen_kappa_score(left, right), abs=1e-12)
+    assert estimate.n == len(ratings)
+    assert -1 - 1e-12 <= estimate.low <= estimate.value + 1e-12
+    assert estimate.value - 1e-12 <= estimate.high <= 1 + 1e-12
+
+
+def test_kappa_interval_agrees_with_a_bootstrap() -> None:
+    generator = np.random.default_rng(4)
+    left = generator.random(400) < 0.45
+    right = np.where(generator.random(400) < 0.85, left, ~left)
+    estimate = cohen_kappa(left.tolist(), right.tolist())
+    resampled = []
+    for _ in range(1000):
+        chosen = generator.integers(0, 400, size=400)
+        resampled.append(cohen_kappa_score(left[chosen], right[chosen]))
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    assert estimate.low == pytest.approx(low, abs=0.015)
+    assert estimate.high == pytest.approx(high, abs=0.015)
+
+
+def test_kappa_at_its_ends() -> None:
+    assert cohen_kappa([1, 0, 1], [1, 0, 1]) == Estimate(value=1.0, n=3, low=1.0, high=1.0)
+    assert cohen_kappa([True, False], [False, True]).value == pytest.approx(-1.0)
+
+
+def test_kappa_rejects_what_has_none() -> None:
+    with pytest.raises(ValueError, match="1 against 2"):
+        cohen_kappa([1], [1, 2])
+    with pytest.raises(ValueError, match="at least one"):
+        cohen_kappa([], [])
+
+
+# the models
+
+
+def test_estimates_are_json_and_cannot_change() -> None:
+    estimate = proportion(3, 8)
+    assert set(json.loads(estimate.model_dump_json())) == {"value", "n", "low", "high"}
+    with pytest.raises(ValidationError):
+        estimate.value = 0.5  # type: ignore[misc]
+    change = paired_change([True, False], [True, True])
+    assert set(json.loads(change.model_dump_json())) == {"change", "n", "low", "high", "p_value"}
+    with pytest.raises(ValidationError):
+        PairedChange(change=math.nan, n=1, low=0, high=0, p_value=1)

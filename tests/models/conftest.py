@@ -1,0 +1,8 @@
+"""Lets the tests here import what all tests share, such as ``tiny_gguf``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
