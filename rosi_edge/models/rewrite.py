@@ -6,6 +6,7 @@ survive), the tensor table as it stands, and the tensors' bytes in long runs.
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -171,13 +172,13 @@ def _string(text: str) -> bytes:
 def _copy(source: GgufFile, target: BinaryIO, start: int, end: int, advance: Advance) -> None:
     """Append the bytes from ``start`` to ``end`` of the source.
 
-    Through a small buffer that stays in the processor's cache: as fast as ``cp``, and measured at nearly twice
-    the speed of copy_file_range, which suffers when source and target are not shifted by whole pages. Not from
-    the memory map either, whose pages would count as this process's memory.
+    Through a small buffer that stays in the processor's cache: as fast as ``cp``. copy_file_range measured
+    slower (0.45 s against 0.27 s for 490 MB on ext4), because the longer header shifts the data by less than
+    a page. Not from the memory map either, whose pages would count as this process's memory.
     """
     buffer = memoryview(bytearray(_COPY_STEP))
     unreported = 0
-    with open(os.dup(source.fileno()), "rb", buffering=0) as reader:
+    with io.FileIO(os.dup(source.fileno())) as reader:
         reader.seek(start)
         while start < end:
             done = reader.readinto(buffer[: min(_COPY_STEP, end - start)])

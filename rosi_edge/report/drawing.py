@@ -92,7 +92,7 @@ def caption(figure: Figure, text: str) -> None:
 
 def title_with_legend(axes: Axes, title: str, columns: int) -> None:
     """The legend in a line of its own between the title and the data, where it hides nothing."""
-    axes.set_title(title, pad=36)
+    axes.set_title(title, pad=31)
     axes.legend(
         loc="lower left",
         bbox_to_anchor=(0.0, 1.005),
@@ -113,9 +113,9 @@ def place_labels(
     axes: Axes,
     points: Sequence[tuple[float, float]],
     labels: Sequence[Annotation],
-    taken: Sequence[Bbox] = (),
+    beside: Sequence[Text] = (),
 ) -> None:
-    """Move each label beside its point, clear of the points, the other labels and what else is ``taken``.
+    """Move each label beside its point, clear of the points, the other labels and the texts ``beside`` them.
 
     A label that finds no free place within reach stays where it hides least.
     """
@@ -123,11 +123,11 @@ def place_labels(
     canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     figure.draw_without_rendering()  # type: ignore[union-attr]
-    renderer = canvas.get_renderer()
+    renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
     radius = 6 * figure.dpi / 72
     spots = [axes.transData.transform(point) for point in points]
     occupied = [Bbox.from_extents(x - radius, y - radius, x + radius, y + radius) for x, y in spots]
-    occupied += taken
+    occupied += [text.get_window_extent(renderer) for text in beside]
     frame = axes.get_window_extent(renderer)
     for label in labels:
         best: tuple[float, tuple[float, float], Bbox] | None = None

@@ -76,10 +76,18 @@ def _title(report: HardeningReport) -> str:
 def _verdict(report: HardeningReport) -> str:
     verdict = report.verdict
     lines = [f"> **{_HEADLINES[verdict.status]}**"]
-    lines += [f">\n> {paragraph(text)}" for text in (verdict.reason, verdict.advice) if text.strip()]
+    lines += [
+        f">\n> {paragraph(_sentence(text))}" for text in (verdict.reason, verdict.advice) if text.strip()
+    ]
     if report.output is None:
-        lines.append(">\n> No model file was written.")
+        kept = "No model file was written." if report.after is None else "The edited file was not kept."
+        lines.append(f">\n> {kept}")
     return "\n".join(lines)
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def _what_was_done(report: HardeningReport) -> str:
@@ -93,9 +101,9 @@ def _what_was_done(report: HardeningReport) -> str:
     paper = "rank-one safety injection (ROSI, [arXiv 2508.20766](https://arxiv.org/abs/2508.20766))"
     if injection.tensors:
         applied = (
-            f"By {paper} that direction was then added, at strength {numbers.strength(injection.strength)}, to "
-            f"what the {len(injection.tensors)} matrices that write to the residual stream put out; nothing was "
-            "trained, and nothing extra runs with the model."
+            f"By {paper} that direction was then added, at strength {numbers.strength(injection.strength)}, "
+            f"to what the {len(injection.tensors)} matrices that write to the residual stream put out; "
+            "nothing was trained, and nothing extra runs with the model."
         )
     else:
         applied = (
@@ -118,7 +126,15 @@ def _before_after(report: HardeningReport) -> str:
     broken = [numbers.rate(figures.degenerate_rate if figures else None) for _, figures in columns]
     rows.append(["Writes broken text (lower is better)", *broken, "", ""])
     divergence = [numbers.nats(figures.kl_first_token if figures else None) for _, figures in columns[1:]]
-    rows.append(["KL divergence of the first answer token, nats (lower is closer)", "0 by definition", *divergence, "", ""])
+    rows.append(
+        [
+            "KL divergence of the first answer token, nats (lower is closer)",
+            "0 by definition",
+            *divergence,
+            "",
+            "",
+        ]
+    )
     head = ["", *(name for name, _ in columns), "Change", "p"]
     note = (
         "In brackets: the 95 % interval. Shares have Wilson intervals, averages BCa bootstrap intervals, and "
@@ -130,7 +146,7 @@ def _before_after(report: HardeningReport) -> str:
 
 def _search(report: HardeningReport) -> str:
     if not report.frontier:
-        return "The strength was given by the user; no search was made."
+        return "No strength was tried."
     limit = report.injection.min_compliance
     heard = any(point.sounds_harmful_compliance is not None for point in report.frontier)
     head = ["Layer", "Strength", "Refuses harmful", "Answers harmless"]
@@ -156,7 +172,7 @@ def _frontier_row(point: FrontierPoint, limit: float, heard: bool) -> list[str]:
     row += [numbers.rate(point.degenerate), numbers.nats(point.kl) if point.kl else ""]
     if point.strength == 0:
         remark = "original"
-    elif point.benign_compliance.value < limit:
+    elif not point.answers_enough(limit):
         remark = "answers too few"
     else:
         remark = ""
@@ -172,8 +188,8 @@ def _delivered(report: HardeningReport) -> str:
     worst = sorted(tensors, key=_missing, reverse=True)[:WORST_TENSORS]
     intro = (
         "A changed weight has to be rounded to the file's own number format, and a change smaller than a "
-        f"rounding step can get lost. Of the wanted change {numbers.percent(overall)} arrived over all "
-        f"{len(tensors)} matrices together; by matrix it is between {numbers.percent(min(shares))} and "
+        f"rounding step can get lost. Of the wanted change {numbers.percent(overall)} arrived on average "
+        f"over the {len(tensors)} matrices; the share is between {numbers.percent(min(shares))} and "
         f"{numbers.percent(max(shares))}, in the median {numbers.percent(median(shares))}."
     )
     heading = "The matrix" if len(worst) == 1 else f"The {len(worst)} matrices furthest from 100 %"
@@ -186,7 +202,7 @@ def _delivered(report: HardeningReport) -> str:
         ]
         for tensor in worst
     ]
-    head = ["Matrix", "Type", "Arrived", "Noise, in parts of the wanted change"]
+    head = ["Matrix", "Type", "Arrived", "Error, in parts of the wanted change"]
     return f"{intro}\n\n{heading}:\n\n{table(head, rows, 'llrr')}"
 
 
@@ -225,7 +241,7 @@ def _making(report: HardeningReport) -> str:
     text = table(["", ""], rows)
     if direction.elicitation:
         text += (
-            "\n\nThe direction was taken under this system prompt, which the model does not need any more:\n\n"
+            "\n\nThe direction was taken under this system prompt, which the model no longer needs:\n\n"
             + code_block(direction.elicitation, "text")
         )
     return text
@@ -245,17 +261,22 @@ def _limits(report: HardeningReport) -> str:
     judge = report.evaluation.judge
     reads = " It goes by phrases, not by meaning, and errs at times." if judge == "keyword" else ""
     asked = ", ".join(counts) or "no"
-    return "\n".join(
-        [
-            "- It resists prompts. Whoever holds the weights can undo it, by the same arithmetic or by training.",
-            f"- The figures come from {asked} prompts, judged by the {plain(judge, 80)} judge on the first "
-            f"{report.evaluation.max_tokens} tokens of each answer.{reads}",
-            "- The intervals cover the choice of prompts, not other kinds of prompts, other languages, long "
-            "conversations or attempts to talk the model out of it. Those were not measured here.",
-            "- A refusal rate is no guarantee: some harmful requests are still answered, and some harmless "
-            "ones refused.",
-        ]
+    limits = (
+        "It resists prompts. Whoever holds the weights can undo it, by the same arithmetic or by training.",
+        (
+            f"The figures come from {asked} prompts, judged by the {plain(judge, 80)} judge on the first "
+            f"{report.evaluation.max_tokens} tokens of each answer.{reads}"
+        ),
+        (
+            "The intervals cover the choice of prompts, not other kinds of prompts, other languages, long "
+            "conversations or attempts to talk the model out of it. Those were not measured here."
+        ),
+        (
+            "A refusal rate is no guarantee: some harmful requests are still answered, and some harmless "
+            "ones refused."
+        ),
     )
+    return "\n".join(f"- {limit}" for limit in limits)
 
 
 def _reproduce(report: HardeningReport) -> str:
@@ -263,6 +284,6 @@ def _reproduce(report: HardeningReport) -> str:
     return (
         f"{code_block(tool.command, 'sh')}\n\n"
         f"Made by {plain(tool.name)} {plain(tool.version)} with llama-cpp-python "
-        f"{plain(tool.llama_cpp_python)}, seed {tool.seed}, on {plain(report.generated, 40)}. All figures are "
-        "in [report.json](report.json)."
+        f"{plain(tool.llama_cpp_python)}, seed {tool.seed}, on {plain(report.generated, 40)}. "
+        "All figures are in [report.json](report.json)."
     )

@@ -43,7 +43,7 @@ def p_value(value: float) -> str:
 
 def strength(value: float) -> str:
     """α, with as many digits as tell two settings of a search apart."""
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return f"{value:.4g}" if abs(value) < 10_000 else f"{value:.0f}"
 
 
 def seconds(value: float) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from rosi_edge.models.architectures import Kind
@@ -49,7 +51,7 @@ _BARS = (
 
 
 def separation_by_layer(report: HardeningReport) -> Figure:
-    """d′ of every layer's direction with the chosen one marked; below it the layer sweep, if there was one."""
+    """d′ of every layer's direction with the chosen one marked, and the layer sweep, if there was one."""
     direction = report.direction
     rows = 2 if direction.sweep else 1
     figure = new_figure(6.4 if direction.sweep else 3.9)
@@ -77,7 +79,7 @@ def separation_by_layer(report: HardeningReport) -> Figure:
     if direction.sweep:
         _sweep(panels[1], report)
     for panel in panels:
-        panel.axvline(direction.layer, color=VERMILLION, linestyle=":", linewidth=1.4, zorder=0.5)
+        panel.axvline(direction.layer, color=VERMILLION, linestyle=":", linewidth=1.4, zorder=1.5)
     panels[-1].set_xlabel("layer (block after which the direction was taken)")
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=14))
     panels[-1].set_xlim(entries[0].layer - 0.8, entries[-1].layer + 0.8)
@@ -129,8 +131,9 @@ def frontier(report: HardeningReport) -> Figure:
         _error_bars(axes, point)
     original = [point for point in points if point.strength == 0]
     chosen = [point for point in points if point.chosen]
-    enough = [p for p in points if p.benign_compliance.value >= limit and p.strength and not p.chosen]
-    too_few = [p for p in points if p.benign_compliance.value < limit and p.strength and not p.chosen]
+    others = [point for point in points if point.strength and not point.chosen]
+    enough = [point for point in others if point.answers_enough(limit)]
+    too_few = [point for point in others if not point.answers_enough(limit)]
     for group, marker, size, face, edge, words in (
         (enough, "o", 8, BLUE, BLUE, "tried"),
         (too_few, "X", 8, "white", INK, "tried, answers too few"),
@@ -150,7 +153,15 @@ def frontier(report: HardeningReport) -> Figure:
                 zorder=4 if marker == "*" else 3,
             )
     axes.margins(0.06)
-    axes.axvline(limit, color=INK, linestyle="--", linewidth=1.4, label=f"least allowed, {limit * 100:.1f} %")
+    axes.axvline(limit, color=INK, linestyle="--", linewidth=1.4)
+    least = axes.annotate(
+        f"least allowed: {numbers.percent(limit)} ",
+        (limit, 0.02),
+        xycoords=("data", "axes fraction"),
+        ha="right",
+        va="bottom",
+        fontsize=9.5,
+    )
     left = min(axes.get_xlim()[0], limit - 0.02)
     axes.axvspan(left, limit, facecolor="#F0F0F0", zorder=0)
     axes.set_xlim(left, max(axes.get_xlim()[1], limit + 0.02))
@@ -158,10 +169,16 @@ def frontier(report: HardeningReport) -> Figure:
     axes.set_ylabel("refuses harmful requests (up is better)")
     percent_axis(axes, "x")
     percent_axis(axes, "y")
-    counts = (points[0].harmful_refusal.n, points[0].benign_compliance.n)
-    title_with_legend(axes, "What each strength buys, and what it costs", 5)
-    _sign(figure, report, f"n = {counts[0]} harmful, {counts[1]} harmless; bars: 95 % interval")
-    _name_strengths(axes, points)
+    harmful, harmless = (
+        " / ".join(map(str, sorted(counts)))
+        for counts in (
+            {point.harmful_refusal.n for point in points},
+            {point.benign_compliance.n for point in points},
+        )
+    )
+    title_with_legend(axes, "What each strength buys, and what it costs", 4)
+    _sign(figure, report, f"n = {harmful} harmful, {harmless} harmless; bars: 95 % interval")
+    _name_strengths(axes, points, least)
     return figure
 
 
@@ -181,7 +198,7 @@ def _error_bars(axes: Axes, point: FrontierPoint) -> None:
     )
 
 
-def _name_strengths(axes: Axes, points: list[FrontierPoint]) -> None:
+def _name_strengths(axes: Axes, points: list[FrontierPoint], least: Text) -> None:
     several_layers = len({point.layer for point in points if point.strength}) > 1
     named = [point for point in points if point.strength]
     spots = [(point.benign_compliance.value, point.harmful_refusal.value) for point in points]
@@ -200,12 +217,13 @@ def _name_strengths(axes: Axes, points: list[FrontierPoint]) -> None:
                 weight="bold" if point.chosen else "normal",
                 color=VERMILLION if point.chosen else INK,
                 arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4},
+                path_effects=[withStroke(linewidth=2.5, foreground="white", alpha=0.8)],
                 zorder=5,
             )
         )
     # The chosen one's label is placed first, so that it gets the best place.
     order = sorted(range(len(named)), key=lambda i: not named[i].chosen)
-    place_labels(axes, spots, [labels[i] for i in order])
+    place_labels(axes, spots, [labels[i] for i in order], [least])
 
 
 def delivered_by_tensor(report: HardeningReport) -> Figure:
@@ -238,7 +256,7 @@ def delivered_by_tensor(report: HardeningReport) -> Figure:
             )
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, -0.05), max(high, 1.1))
-    arrived = "" if injection.delivered is None else f": {numbers.percent(injection.delivered)} in all"
+    arrived = "" if injection.delivered is None else f": {numbers.percent(injection.delivered)} on average"
     axes.set_xlabel("block")
     axes.set_ylabel("share of the wanted change")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=14))
@@ -276,7 +294,7 @@ def before_after(report: HardeningReport) -> Figure:
         )
         for place, (_, estimate) in zip(places, measured, strict=True):
             axes.annotate(
-                f"{estimate.value * 100:.1f} %",
+                f"{estimate.value * 100:.1f}",
                 (place, estimate.high),
                 xytext=(0, 3),
                 textcoords="offset points",

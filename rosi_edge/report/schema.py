@@ -89,7 +89,8 @@ class EditedTensor(Record):
 
     Attributes:
         delivered: share of the wanted change that the stored codes hold; 1 is all of it, 0 nothing.
-        noise: size of the rest of the change, which nobody wanted, in parts of the wanted change.
+        noise: root mean square of what came out differently from what was wanted, in parts of the wanted
+            change.
     """
 
     name: Text
@@ -106,7 +107,7 @@ class Injection(Record):
     Attributes:
         strength: α; 0 when no strength was good enough.
         min_compliance: benign compliance on the choosing prompts, 0 … 1, below which no strength was taken.
-        delivered: over all tensors together; None when no file was made.
+        delivered: mean over the tensors; None when no file was made.
         tensors: empty when no file was made.
     """
 
@@ -128,6 +129,10 @@ class FrontierPoint(Record):
     degenerate: Estimate
     kl: Estimate | None
     chosen: bool = False
+
+    def answers_enough(self, min_compliance: float) -> bool:
+        # The limit is a difference of two rates, so equality must survive rounding.
+        return self.benign_compliance.value >= min_compliance - 1e-12
 
 
 class Timing(Record):
@@ -154,7 +159,7 @@ class HardeningReport(Record):
     """``report.json``.
 
     Attributes:
-        output: None when no file was written.
+        output: None when no file was written, or none was kept.
         before, after: the original and the written file, on prompts used for nothing else. ``after`` is
             None when there was nothing to measure.
         adapter_after: the same for the exact edit, before rounding.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def write_report(report: HardeningReport, folder: Path) -> None:
     Raises:
         OutputError: the folder cannot be made or written to.
     """
+    check_folder(folder)
     # All of it is made before any of it is written: an earlier report is not left half replaced.
     pictures = render_all(report)
     card = model_card(report, list(pictures))
@@ -47,8 +49,15 @@ def to_json(report: BaseModel) -> str:
 
 def check_folder(folder: Path) -> None:
     """Raise OutputError when a report cannot go there, before any long work is done for it."""
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file, not a folder", "Choose another folder for the report")
+    try:
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        is_folder = existing.is_dir()
+    except (OSError, ValueError) as error:
+        raise _cannot_make(folder, error) from error
+    if not is_folder:
+        raise OutputError(f"{existing} is a file, not a folder", "Choose another folder for the report")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise OutputError(f"the folder {existing} is not writable", "Choose another folder for the report")
 
 
 def _make(folder: Path) -> None:
@@ -56,7 +65,11 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise OutputError(
-            f"the folder {folder} cannot be made ({reason})", "Choose another folder for the report"
-        ) from error
+        raise _cannot_make(folder, error) from error
+
+
+def _cannot_make(folder: Path, error: Exception) -> OutputError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return OutputError(
+        f"the folder {folder} cannot be made ({reason})", "Choose another folder for the report"
+    )

@@ -117,6 +117,22 @@ class ChildEngine:
             self._call("generate_with_logprobs", prompts, max_tokens=max_tokens, advance=advance),
         )
 
+    def score_continuations(
+        self, groups: Sequence[tuple[Tokens, Sequence[Tokens]]], *, advance: Advance | None = None
+    ) -> list[list[Float32]]:
+        return cast(list[list[Float32]], self._call("score_continuations", groups, advance=advance))
+
+    def continuation_logprobs(
+        self, prompts: Sequence[Tokens], continuations: Sequence[Tokens]
+    ) -> list[Float32]:
+        return cast(list[Float32], self._call("continuation_logprobs", prompts, continuations))
+
+    def extend_session(self, tokens: Tokens, *, window: int) -> None:
+        self._call("extend_session", tokens, window=window)
+
+    def generate_in_session(self, prompts: Sequence[Tokens], *, max_tokens: int) -> list[Generation]:
+        return cast(list[Generation], self._call("generate_in_session", prompts, max_tokens=max_tokens))
+
     def load_edits(self, edits: Sequence[RankOneEdit]) -> EditHandle:
         return cast(EditHandle, self._call("load_edits", edits))
 

@@ -127,6 +127,41 @@ class Engine(Protocol):
         """Both of the above from one pass over the prompts."""
         ...
 
+    def score_continuations(
+        self, groups: Sequence[tuple[Tokens, Sequence[Tokens]]], *, advance: Advance | None = None
+    ) -> list[list[Float32]]:
+        """Natural-log probabilities of each token of each continuation, given its context.
+
+        Args:
+            groups: (context, continuations); a context is decoded once, its continuations are branches.
+
+        Returns:
+            for each group and continuation an array of (tokens,). ``advance`` counts groups.
+        """
+        ...
+
+    def continuation_logprobs(
+        self, prompts: Sequence[Tokens], continuations: Sequence[Tokens]
+    ) -> list[Float32]:
+        """The whole distribution before each token of one continuation a prompt, each (tokens, vocabulary).
+
+        A token costs four bytes times the vocabulary; pass a few prompts at a time.
+        """
+        ...
+
+    def extend_session(self, tokens: Tokens, *, window: int) -> None:
+        """Append tokens to one long session. Beyond ``window`` tokens the oldest half falls out, except for
+        the opening (llama.cpp's context shift). Every other method ends the session.
+
+        Raises:
+            EngineError: this model's memory cannot be shifted.
+        """
+        ...
+
+    def generate_in_session(self, prompts: Sequence[Tokens], *, max_tokens: int) -> list[Generation]:
+        """Greedy answers to prompts that go on from the session; the session itself stays as it is."""
+        ...
+
     def load_edits(self, edits: Sequence[RankOneEdit]) -> EditHandle:
         """Hold edits ready at strength zero."""
         ...

@@ -492,6 +492,18 @@ class Context:
     def remove_sequence(self, sequence: int) -> None:
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
+    def shift_sequence(self, sequence: int, start: int, end: int) -> None:
+        """Drop positions [start, end) of a sequence and move what follows into their place.
+
+        Raises:
+            EngineError: this kind of memory cannot be shifted.
+        """
+        if not llama_cpp.llama_memory_can_shift(self._memory) or not llama_cpp.llama_memory_seq_rm(
+            self._memory, sequence, start, end
+        ):
+            raise EngineError("this model's memory cannot drop its oldest tokens")
+        llama_cpp.llama_memory_seq_add(self._memory, sequence, end, -1, start - end)
+
     def clear(self) -> None:
         llama_cpp.llama_memory_clear(self._memory, False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,10 @@ Int32 = npt.NDArray[np.int32]
 
 _PREFIX_SEQUENCE = 0
 _SHORTEST_SHARED_PREFIX = 4
+_SCORED_AT_A_TIME = 128
+"""Continuation tokens decoded at once: each needs a row of logits, four bytes times the vocabulary."""
+_SESSION_OPENING = 64
+"""Tokens at the opening of a session, its system prompt, that never fall out of the window."""
 
 
 @dataclass
@@ -84,6 +88,7 @@ class LlamaEngine:
         self._next_handle = 1
         self._active: dict[EditHandle, float] = {}
         self._prefix: Tokens = []
+        self._session: int | None = None
         self.facts = ModelFacts(
             architecture=self._architecture.name,
             layers=self._model.layers,
@@ -155,8 +160,17 @@ class LlamaEngine:
     def _answer(
         self, prompts: Sequence[Tokens], max_tokens: int, logprobs: Float32 | None, advance: Advance | None
     ) -> list[Generation]:
+        return self._answer_after(self._open_prefix(prompts), prompts, max_tokens, logprobs, advance)
+
+    def _answer_after(
+        self,
+        prefix: int,
+        prompts: Sequence[Tokens],
+        max_tokens: int,
+        logprobs: Float32 | None,
+        advance: Advance | None,
+    ) -> list[Generation]:
         answers: dict[int, Generation] = {}
-        prefix = self._open_prefix(prompts)
         for wave in self._waves(prompts, prefix, reserve=max_tokens):
             if logprobs is not None:
                 logprobs[wave.prompts] = log_softmax(wave.logits)
@@ -197,12 +211,158 @@ class LlamaEngine:
             for tokens, done in zip(written, finished, strict=True)
         ]
 
+    # --- continuations ---------------------------------------------------------------------------------
+
+    def score_continuations(
+        self, groups: Sequence[tuple[Tokens, Sequence[Tokens]]], *, advance: Advance | None = None
+    ) -> list[list[Float32]]:
+        scores: list[list[Float32]] = [[] for _ in groups]
+
+        def gather(group: int, branch: int, rows: Float32, tokens: Tokens) -> None:
+            while len(scores[group]) <= branch:
+                scores[group].append(np.empty(0, dtype=np.float32))
+            picked = rows[np.arange(len(tokens)), tokens] - _log_sum_exp(rows)
+            scores[group][branch] = np.concatenate([scores[group][branch], picked]).astype(np.float32)
+
+        self._branch(groups, gather, advance)
+        return scores
+
+    def continuation_logprobs(
+        self, prompts: Sequence[Tokens], continuations: Sequence[Tokens]
+    ) -> list[Float32]:
+        collected: list[list[Float32]] = [[] for _ in prompts]
+
+        def gather(group: int, branch: int, rows: Float32, tokens: Tokens) -> None:
+            collected[group].append(log_softmax(rows))
+
+        groups = [(prompt, [tokens]) for prompt, tokens in zip(prompts, continuations, strict=True)]
+        self._branch(groups, gather, None)
+        return [np.concatenate(rows) for rows in collected]
+
+    def _branch(
+        self,
+        groups: Sequence[tuple[Tokens, Sequence[Tokens]]],
+        gather: Callable[[int, int, Float32, Tokens], None],
+        advance: Advance | None,
+    ) -> None:
+        """Decode each context once and its continuations as branches of it. ``gather`` receives, in order of
+        position, the logits before some tokens of a branch and those tokens."""
+        if any(not tokens for _, branches in groups for tokens in branches):
+            raise EngineError("an empty continuation cannot be scored")
+        contexts = [context for context, _ in groups]
+        prefix = self._open_prefix(contexts)
+        pending = list(range(len(groups)))
+        while pending:
+            members: list[int] = []
+            cells, used = prefix, 0
+            while pending:
+                context, branches = groups[pending[0]]
+                need = len(context) - prefix + sum(len(tokens) for tokens in branches)
+                if members and (cells + need > self._context.size or used + len(branches) > self._width):
+                    break
+                if cells + need > self._context.size or len(branches) > max(self._width, 1):
+                    raise EngineError(
+                        f"a context of {len(context)} tokens with {len(branches)} continuations does not fit",
+                        "Use a larger -c",
+                    )
+                cells, used = cells + need, used + len(branches)
+                members.append(pending.pop(0))
+            try:
+                self._branch_wave(groups, members, prefix, gather)
+            except BaseException:
+                self._forget_prefix()
+                raise
+            _count(advance, len(members))
+
+    def _branch_wave(
+        self,
+        groups: Sequence[tuple[Tokens, Sequence[Tokens]]],
+        members: list[int],
+        prefix: int,
+        gather: Callable[[int, int, Float32, Tokens], None],
+    ) -> None:
+        sequences: list[tuple[int, int, int]] = []  # (group, branch, sequence)
+        suffixes, first = [], []
+        for group in members:
+            first.append(len(sequences) + 1)
+            suffixes.append(groups[group][0][prefix:])
+            sequences += [(group, b, len(sequences) + 1 + b) for b in range(len(groups[group][1]))]
+        logits = self._prefill(suffixes, members, prefix, False, first)
+        tokens: list[int] = []
+        positions: list[int] = []
+        owners: list[int] = []
+        for group, branch, sequence in sequences:
+            row = members.index(group)
+            if sequence != first[row]:
+                self._context.copy_sequence(first[row], sequence)
+            continuation = groups[group][1][branch]
+            gather(group, branch, logits[row : row + 1], continuation[:1])
+            tokens += continuation[:-1]
+            positions += range(len(groups[group][0]), len(groups[group][0]) + len(continuation) - 1)
+            owners += [sequence] * (len(continuation) - 1)
+        by_sequence = {sequence: (group, branch) for group, branch, sequence in sequences}
+        done: dict[int, int] = dict.fromkeys(by_sequence, 1)
+        step = min(self._context.batch_size, _SCORED_AT_A_TIME)
+        for start in range(0, len(tokens), step):
+            part = owners[start : start + step]
+            self._context.decode(
+                np.array(tokens[start : start + step], dtype=np.int32),
+                np.array(positions[start : start + step], dtype=np.int32),
+                np.array(part, dtype=np.int32),
+                np.ones(len(part), dtype=np.int8),
+            )
+            rows = self._context.logits(len(part))
+            for sequence in dict.fromkeys(part):
+                group, branch = by_sequence[sequence]
+                mine = np.array([owner == sequence for owner in part])
+                at = done[sequence]
+                done[sequence] = at + int(mine.sum())
+                gather(group, branch, rows[mine], groups[group][1][branch][at : done[sequence]])
+        for _, _, sequence in sequences:
+            self._context.remove_sequence(sequence)
+
+    # --- a long session --------------------------------------------------------------------------------
+
+    def extend_session(self, tokens: Tokens, *, window: int) -> None:
+        if self._session is None:
+            self._forget_prefix()
+            self._session = 0
+        if window > self._context.size:
+            raise EngineError(
+                f"a window of {window} tokens does not fit into a context of {self._context.size}",
+                "Use a larger -c",
+            )
+        for start in range(0, len(tokens), self._context.batch_size):
+            piece = np.array(tokens[start : start + self._context.batch_size], dtype=np.int32)
+            if self._session + len(piece) > window:
+                # As llama.cpp's own context shift does: keep the opening, drop the older half of the rest.
+                keep = min(_SESSION_OPENING, self._session)
+                dropped = max((self._session - keep) // 2, self._session + len(piece) - window)
+                self._context.shift_sequence(_PREFIX_SEQUENCE, keep, keep + dropped)
+                self._session -= dropped
+            self._context.decode(
+                piece,
+                np.arange(self._session, self._session + len(piece), dtype=np.int32),
+                np.full(len(piece), _PREFIX_SEQUENCE, dtype=np.int32),
+                np.zeros(len(piece), dtype=np.int8),
+            )
+            self._session += len(piece)
+
+    def generate_in_session(self, prompts: Sequence[Tokens], *, max_tokens: int) -> list[Generation]:
+        if self._session is None:
+            raise EngineError("there is no session to go on from")
+        # The session stands where a shared prefix stands; what its tokens are no longer matters.
+        opened = [[0] * self._session + list(prompt) for prompt in prompts]
+        return self._answer_after(self._session, opened, max_tokens, None, None)
+
     # --- batching --------------------------------------------------------------------------------------
 
     def _open_prefix(self, prompts: Sequence[Tokens]) -> int:
         """Decode what all prompts begin with into the prefix sequence; returns its length."""
         if any(not prompt for prompt in prompts):
             raise EngineError("an empty prompt cannot be decoded")
+        if self._session is not None:
+            self._forget_prefix()
         shared = _common_prefix(prompts)
         if len(shared) < _SHORTEST_SHARED_PREFIX:
             return self._forget_prefix()
@@ -222,6 +382,7 @@ class LlamaEngine:
     def _forget_prefix(self) -> int:
         self._context.clear()
         self._prefix = []
+        self._session = None
         return 0
 
     def _waves(
@@ -254,11 +415,20 @@ class LlamaEngine:
             for member in range(len(wave)):
                 self._context.remove_sequence(member + 1)
 
-    def _prefill(self, suffixes: list[Tokens], wave: list[int], prefix: int, all_outputs: bool) -> Float32:
-        """Decode the suffixes; returns the logits after each one's last token, (suffixes, vocabulary)."""
+    def _prefill(
+        self,
+        suffixes: list[Tokens],
+        wave: list[int],
+        prefix: int,
+        all_outputs: bool,
+        sequences: list[int] | None = None,
+    ) -> Float32:
+        """Decode the suffixes, by default into sequences 1, 2, …; returns the logits after each one's last
+        token, (suffixes, vocabulary)."""
+        numbers = np.array(sequences or range(1, len(suffixes) + 1), dtype=np.int32)
         if prefix:
-            for member in range(len(suffixes)):
-                self._context.copy_sequence(_PREFIX_SEQUENCE, member + 1)
+            for number in numbers:
+                self._context.copy_sequence(_PREFIX_SEQUENCE, int(number))
         lengths = np.array([len(suffix) for suffix in suffixes])
         owner: Int32 = np.repeat(np.arange(len(suffixes), dtype=np.int32), lengths)
         tokens = np.concatenate([np.array(suffix, dtype=np.int32) for suffix in suffixes])
@@ -274,7 +444,7 @@ class LlamaEngine:
             self._context.decode(
                 tokens[piece],
                 positions[piece],
-                (owner[piece] + 1).astype(np.int32),
+                numbers[owner[piece]],
                 wanted.astype(np.int8),
             )
             self._tap.check_complete()
@@ -407,10 +577,15 @@ class _TapReader:
 
 
 def log_softmax(logits: Float32) -> Float32:
-    """Natural-log probabilities along the last axis."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    normalised: Float32 = (shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))).astype(np.float32)
+    """Natural-log probabilities of (n, vocabulary) logits."""
+    normalised: Float32 = logits - _log_sum_exp(logits)[:, None]
     return normalised
+
+
+def _log_sum_exp(logits: Float32) -> Float32:
+    highest = logits.max(axis=1)
+    total: Float32 = np.log(np.exp(logits - highest[:, None]).sum(axis=1)) + highest
+    return total
 
 
 def _common_prefix(prompts: Sequence[Tokens]) -> Tokens:

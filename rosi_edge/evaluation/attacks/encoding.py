@@ -81,10 +81,10 @@ def from_leetspeak(text: str) -> str:
 
     def plain(match: re.Match[str]) -> str:
         word = match.group()
-        numeral = word.isdecimal() or _ORDINAL_OR_UNIT.fullmatch(word)
+        numeral = not any(map(str.isalpha, word)) or _ORDINAL_OR_UNIT.fullmatch(word)
         return word if numeral else word.translate(_FROM_LEET)
 
-    return re.sub(r"[^\W_]+", plain, text)
+    return re.sub(r"[^\W_]+(?:['’][^\W_]+)*", plain, text)
 
 
 def _everyday_words(text: str) -> int:

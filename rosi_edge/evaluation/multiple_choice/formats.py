@@ -115,7 +115,7 @@ def clean_hellaswag(text: str) -> str:
 
 def _hellaswag(row: Row, subject: str, place: str) -> Question:
     label = row.get("label")
-    endings = row["endings"]
+    endings = row.get("endings")
     if not _is_list(endings) or not 2 <= len(endings) <= len(_LETTERS):
         raise RowError("has no list of two to five endings", "Write its endings as a list of texts")
     if label is None or label == "":
@@ -145,7 +145,7 @@ def _hellaswag(row: Row, subject: str, place: str) -> Question:
 
 
 def _arc(row: Row, subject: str, place: str) -> Question:
-    question = row["question"]
+    question = row.get("question")
     # The files of the Allen Institute nest the choices; those on the Hugging Face hub do not.
     stem, options = (
         (question.get("stem"), question.get("choices"))
@@ -179,7 +179,7 @@ def _arc(row: Row, subject: str, place: str) -> Question:
 
 
 def _mmlu_object(row: Row, subject: str, place: str) -> Question:
-    options, answer = row["choices"], row["answer"]
+    options, answer = row.get("choices"), row.get("answer")
     if not _is_list(options) or len(options) != _MMLU_CHOICES:
         raise RowError("does not have a list of four choices", "Write choices as a list of four texts")
     if answer is None or answer == "":
@@ -191,7 +191,7 @@ def _mmlu_object(row: Row, subject: str, place: str) -> Question:
         raise RowError(f"has the answer {_shown(answer)}", "The answer is 0 to 3, or A to D")
     own = row.get("subject")
     subject = own if isinstance(own, str) and own else subject
-    return mmlu(row["question"], options, number, subject, place)
+    return mmlu(_text(row.get("question"), "question"), options, number, subject, place)
 
 
 def _position(key: str, names: Sequence[str]) -> int | None:

@@ -1,0 +1,31 @@
+"""What all tests share: the demo model, an engine that runs it, and a tiny model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny_gguf import write_tiny_llama
+
+from rosi_edge.models.sources import resolve
+from rosi_edge.runtime.llama_engine import LlamaEngine
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    """The demo model, fetched when it is not there. Tests that use it are marked ``model``."""
+    return resolve("demo")
+
+
+@pytest.fixture(scope="session")
+def demo_engine(demo_model: Path) -> Iterator[LlamaEngine]:
+    """One engine for all tests: whoever applies or loads edits takes them away again."""
+    with LlamaEngine(demo_model) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random three-block llama with a chat template; read only."""
+    return write_tiny_llama(tmp_path_factory.mktemp("tiny") / "tiny.gguf", layers=3)

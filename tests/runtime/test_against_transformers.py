@@ -1,0 +1,62 @@
+"""The residual stream against an independent implementation: transformers, on the same file's weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rosi_edge.runtime.engine import ask
+from rosi_edge.runtime.llama_engine import LlamaEngine
+from rosi_edge.runtime.taps import Positions, TapRequest
+
+pytestmark = [pytest.mark.model, pytest.mark.torch]
+
+
+def test_stream_of_every_layer(
+    demo_engine: LlamaEngine, demo_model: Path, record_property: pytest.RecordProperty
+) -> None:
+    torch: Any = pytest.importorskip("torch")
+    transformers: Any = pytest.importorskip("transformers")
+    prompts = demo_engine.encode(
+        [ask("How do I bake bread?"), ask("Name three rivers in Africa.", "Answer in French.")]
+    )
+    layers = demo_engine.facts.layers
+    request = TapRequest(blocks=tuple(range(layers)), positions=Positions.ALL)
+    every = demo_engine.capture(prompts, request, share_prefix=False)
+    last = demo_engine.capture(prompts, TapRequest(blocks=request.blocks))
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        str(demo_model.parent), gguf_file=demo_model.name, dtype=torch.float32
+    ).eval()
+    # Hooks, because the last of transformers' hidden_states has already been normalised.
+    streams: dict[int, list[Any]] = {layer: [] for layer in range(layers)}
+    for layer, block in enumerate(model.model.layers):
+        block.register_forward_hook(
+            lambda _module, _inputs, output, layer=layer: streams[layer].append(
+                (output[0] if isinstance(output, tuple) else output).detach().numpy().reshape(-1, 896)
+            )
+        )
+    with torch.inference_mode():
+        for prompt in prompts:
+            model(input_ids=torch.tensor([prompt]), use_cache=False)
+
+    ends = np.cumsum([len(prompt) for prompt in prompts]) - 1
+    smallest = {}
+    for layer in range(layers):
+        theirs = np.concatenate(streams[layer]).astype(np.float64)
+        for ours, expected in (
+            (every.stream_rows(layer), theirs),
+            (last.stream_rows(layer), theirs[ends]),
+        ):
+            assert ours.shape == expected.shape
+            lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(expected, axis=1)
+            cosine = float(((ours * expected).sum(axis=1) / lengths).min())
+            smallest[layer] = min(cosine, smallest.get(layer, 1.0))
+            ratio = np.linalg.norm(ours, axis=1) / np.linalg.norm(expected, axis=1)
+            assert np.abs(ratio - 1).max() < 0.05
+    record_property("smallest cosine", min(smallest.values()))
+    print(f"smallest cosine of a layer: {min(smallest.values()):.6f}, by layer {smallest}")
+    assert min(smallest.values()) >= 0.999, smallest
