@@ -57,8 +57,8 @@ class LayerTrial:
     """One layer of the sweep.
 
     Attributes:
-        harmful_shift, harmless_shift: change in the mean log-odds that the answer opens as this model's own
-            refusals do, on harmful and on harmless prompts.
+        harmful_shift, harmless_shift: change in the mean probability that the answer opens as this model's
+            own refusals do, on harmful and on harmless prompts.
         kl: mean KL divergence of the first answer token on harmless prompts, nats.
     """
 
@@ -161,7 +161,7 @@ class _Search:
         if len(layers) > 1 or start is None:
             sweep = self._sweep(layers, original)
             start = start or sweep[0].strength
-        layer = max(sweep, key=lambda trial: trial.score).layer if len(layers) > 1 else layers[0]
+        layer = self._best_layer(sweep) if len(layers) > 1 else layers[0]
         frontier = self._bisect(layer, start, floor)
         return SearchResult(
             original=original,
@@ -193,7 +193,7 @@ class _Search:
                 self._engine.apply({handle: strength})
                 after = self._engine.next_token_logprobs(prompts)
                 self._engine.unload(handle)
-                shift = _opening_log_odds(after, openings) - _opening_log_odds(before, openings)
+                shift = _opening_probability(after, openings) - _opening_probability(before, openings)
                 kl = kl_divergence(before[len(harmful) :], after[len(harmful) :])
                 trials.append(
                     LayerTrial(
@@ -206,6 +206,11 @@ class _Search:
                 )
                 advance(1)
         return sorted(trials, key=lambda trial: trial.layer)
+
+    def _best_layer(self, sweep: Sequence[LayerTrial]) -> int:
+        # A model that never refuses has no openings to score by; then the separation decides.
+        d_prime = {entry.layer: entry.d_prime for entry in self._directions.separation}
+        return max(sweep, key=lambda trial: (trial.score, d_prime[trial.layer])).layer
 
     def _comparable_strength(self, handle: int, prompts: list[list[int]], before: Float32) -> float:
         """A strength at which the edit moves harmless predictions by about ``sweep_kl`` nats. KL grows with
@@ -280,11 +285,7 @@ def _candidate_layers(layers: int) -> tuple[int, ...]:
     return tuple(range(first, last + 1, step))
 
 
-def _opening_log_odds(logprobs: Float32, openings: Sequence[int]) -> npt.NDArray[np.float64]:
-    """log(p / (1 − p)) of opening with one of ``openings``, (n,); without openings, of nothing: zeros."""
-    if not openings:
-        return np.zeros(len(logprobs))
-    p = np.exp(logprobs[:, list(openings)], dtype=np.float64).sum(axis=1)
-    p = np.clip(p, 1e-7, 1 - 1e-7)
-    odds: npt.NDArray[np.float64] = np.log(p / (1 - p))
-    return odds
+def _opening_probability(logprobs: Float32, openings: Sequence[int]) -> npt.NDArray[np.float64]:
+    """Probability of opening with one of ``openings``, (n,); zeros without openings."""
+    probability: npt.NDArray[np.float64] = np.exp(logprobs[:, list(openings)], dtype=np.float64).sum(axis=1)
+    return probability

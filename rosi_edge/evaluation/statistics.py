@@ -8,7 +8,8 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 from scipy.special import ndtr, ndtri
-from scipy.stats import binomtest
+from scipy.stats import binomtest, linregress, wilcoxon
+from scipy.stats import t as student
 
 CONFIDENCE = 0.95
 _Z = float(ndtri(0.5 + CONFIDENCE / 2))
@@ -31,11 +32,24 @@ class Estimate(BaseModel):
 
 
 class PairedChange(BaseModel):
-    """The change of a rate measured twice on the same items, with its 95 % interval and McNemar's p-value."""
+    """The change of a figure measured twice on the same items, with its 95 % interval and p-value: McNemar's
+    for rates, Wilcoxon's for means."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     change: float
+    n: int
+    low: float
+    high: float
+    p_value: float
+
+
+class Trend(BaseModel):
+    """The slope of a rate along a scale, with its 95 % interval and the p-value of no slope."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    slope: float
     n: int
     low: float
     high: float
@@ -139,6 +153,102 @@ def paired_change(before: Sequence[bool], after: Sequence[bool]) -> PairedChange
     discordant = lost + gained
     p_value = float(binomtest(gained, discordant, 0.5).pvalue) if discordant else 1.0
     return PairedChange(change=change, n=n, low=max(-1.0, low), high=min(1.0, high), p_value=p_value)
+
+
+def paired_mean_change(before: Sequence[float], after: Sequence[float]) -> PairedChange:
+    """How far a mean moved between two measurements of the same items.
+
+    The interval is the BCa bootstrap's of the mean difference, see :func:`mean`; the p-value is that of the
+    two-sided Wilcoxon signed-rank test (F. Wilcoxon, Biometrics Bulletin 1, 1945) without the unchanged
+    items: exact up to 50 differences of different sizes, by the normal approximation otherwise.
+
+    Raises:
+        ValueError: when the lengths differ or are zero, or a value is not finite.
+    """
+    if len(before) != len(after):
+        raise ValueError(f"paired values must match one to one, not {len(before)} against {len(after)}")
+    differences = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
+    estimate = mean(differences.tolist())
+    moved = differences[differences != 0]
+    p_value = float(wilcoxon(moved).pvalue) if moved.size else 1.0
+    return PairedChange(
+        change=estimate.value, n=estimate.n, low=estimate.low, high=estimate.high, p_value=p_value
+    )
+
+
+def ratio_of_means(before: Sequence[float], after: Sequence[float]) -> Estimate | None:
+    """mean(after) / mean(before) of paired values that are not negative, with Fieller's interval.
+
+    E. C. Fieller, Journal of the Royal Statistical Society B 16, 1954: the ratios r for which the mean of
+    ``after − r · before`` does not differ from 0 by a t-test.
+
+    Returns:
+        None when the mean before does not differ from 0 itself: then any ratio is possible.
+
+    Raises:
+        ValueError: when the lengths differ or there are fewer than two pairs.
+    """
+    if len(before) != len(after):
+        raise ValueError(f"paired values must match one to one, not {len(before)} against {len(after)}")
+    n = len(before)
+    if n < 2:
+        raise ValueError("a ratio with its interval needs at least two pairs")
+    top, bottom = float(np.mean(after)), float(np.mean(before))
+    (var_top, shared), (_, var_bottom) = (np.cov(np.asarray([after, before], dtype=np.float64)) / n).tolist()
+    limit = float(student.ppf(0.5 + CONFIDENCE / 2, n - 1)) ** 2
+    # The roots of (top − r bottom)² = t² (var_top − 2 r shared + r² var_bottom).
+    a = bottom**2 - limit * var_bottom
+    if a <= 0:
+        return None
+    b = top * bottom - limit * shared
+    c = top**2 - limit * var_top
+    reach = math.sqrt(max(0.0, b * b - a * c))
+    value = top / bottom
+    return Estimate(value=value, n=n, low=min(max(0.0, (b - reach) / a), value), high=max((b + reach) / a, value))
+
+
+def clustered_quantile(clusters: Sequence[Sequence[float]], level: float) -> Estimate:
+    """A quantile of all values, with the percentile bootstrap's interval over whole clusters.
+
+    The values of one cluster (the tokens of one answer) resemble each other, so clusters are drawn, not
+    values; 1,000 resamples under a fixed seed. ``n`` counts the values.
+
+    Raises:
+        ValueError: when there is no value.
+    """
+    arrays = [np.asarray(cluster, dtype=np.float64) for cluster in clusters if len(cluster)]
+    if not arrays:
+        raise ValueError("a quantile needs at least one value")
+    everything = np.concatenate(arrays)
+    centre = float(np.quantile(everything, level))
+    generator = np.random.default_rng(_BOOTSTRAP_SEED)
+    resampled = [
+        np.quantile(np.concatenate([arrays[i] for i in drawn]), level)
+        for drawn in generator.integers(0, len(arrays), size=(1_000, len(arrays)))
+    ]
+    low, high = (float(q) for q in np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]))
+    return Estimate(value=centre, n=len(everything), low=min(low, centre), high=max(high, centre))
+
+
+def trend(positions: Sequence[float], outcomes: Sequence[bool]) -> Trend:
+    """Least-squares slope of a rate along a scale, with the t-test's interval and p-value.
+
+    Raises:
+        ValueError: when the lengths differ, or fewer than three outcomes or two positions are given.
+    """
+    if len(positions) != len(outcomes):
+        raise ValueError(f"{len(positions)} positions need as many outcomes, not {len(outcomes)}")
+    if len(outcomes) < 3 or len(set(positions)) < 2:
+        raise ValueError("a trend needs at least three outcomes at two positions")
+    values = np.asarray(outcomes, dtype=np.float64)
+    if np.ptp(values) == 0:
+        return Trend(slope=0.0, n=len(values), low=0.0, high=0.0, p_value=1.0)
+    fit = linregress(np.asarray(positions, dtype=np.float64), values)
+    reach = float(student.ppf(0.5 + CONFIDENCE / 2, len(values) - 2)) * float(fit.stderr)
+    slope = float(fit.slope)
+    return Trend(
+        slope=slope, n=len(values), low=slope - reach, high=slope + reach, p_value=float(fit.pvalue)
+    )
 
 
 def cohen_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> Estimate:

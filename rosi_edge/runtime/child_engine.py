@@ -14,7 +14,8 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -62,7 +63,8 @@ class ChildEngine:
             daemon=True,
             name="rosi-edge-engine",
         )
-        self._process.start()
+        with _interrupts_blocked():
+            self._process.start()
         theirs.close()
         self.path = path
         try:
@@ -196,9 +198,25 @@ class ChildEngine:
         )
 
 
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Ctrl-C reaches the whole process group, and the parent decides what it means. A process started in here
+    inherits the block, so that it cannot die of Ctrl-C, with a traceback, while it is still importing."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    # Started here because starting it unblocks the signal (Python 3.11).
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _serve(connection: Connection, path: Path, options: EngineOptions, last_words: str) -> None:
     """The child: make an engine, then answer calls until the parent goes away."""
-    # Ctrl-C reaches the whole process group; the parent decides, and kills this process when it is done.
+    # Where signals cannot be blocked across the start, at least from here on.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     log = os.open(last_words, os.O_WRONLY | os.O_APPEND)
     os.dup2(log, 2)
@@ -211,7 +229,7 @@ def _serve(connection: Connection, path: Path, options: EngineOptions, last_word
             from rosi_edge.runtime import llama_abi
             from rosi_edge.runtime.llama_engine import LlamaEngine
 
-            llama_abi.on_abort(lambda message: print(message, file=sys.stderr, flush=True))
+            llama_abi.on_abort(lambda message: os.write(2, f"{message}\n".encode()))
             engine = LlamaEngine(path, options)
         except RosiEdgeError as error:
             connection.send(("error", error))

@@ -248,7 +248,7 @@ def silence() -> None:
     llama_cpp.llama_log_set(_on_log, ctypes.c_void_p(0))
 
 
-def on_abort(callback: Callable[[str], None]) -> None:
+def on_abort(callback: Callable[[str], object]) -> None:
     """Call ``callback`` with ggml's message just before it aborts this process."""
     global _abort_callback
     _abort_callback = _AbortCallback(lambda message: callback(message.decode("utf-8", "replace")))
@@ -409,7 +409,8 @@ class Context:
         parameters.n_seq_max = sequences
         # Reading the last block at all positions asks for every token's output. The space reserved for their
         # logits is never touched, because taps stop the graph before the vocabulary projection.
-        parameters.n_outputs_max = batch_size
+        # llama.cpp also wants a row for every sequence, however small the batch, and aborts without.
+        parameters.n_outputs_max = max(batch_size, sequences)
         parameters.n_threads = threads
         parameters.n_threads_batch = threads
         parameters.kv_unified = True

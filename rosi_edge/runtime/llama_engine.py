@@ -1,4 +1,4 @@
-"""The llama.cpp engine: many prompts as sequences of one batch, shared prefixes decoded once, taps, adapters."""
+"""The llama.cpp engine: many prompts in one batch, shared prefixes decoded once, taps, adapters."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class LlamaEngine:
     def _tokenize(self, text: str) -> Tokens:
         bos = self._model.special_text("bos")
         # Most templates write the opening token themselves; a second one would change every activation.
-        return self._model.tokenize(text, add_special=not (bos and text.startswith(bos)))
+        return self._model.tokenize(text, add_special=not (bos and text.lstrip().startswith(bos)))
 
     # --- reading ---------------------------------------------------------------------------------------
 
@@ -135,11 +135,16 @@ class LlamaEngine:
         share_prefix: bool = True,
         advance: Advance | None = None,
     ) -> Capture:
+        if not prompts:
+            raise EngineError("there are no prompts to read activations from")
         prefix = self._open_prefix(prompts) if share_prefix else self._forget_prefix()
         with self._tap.reading(request):
-            for wave in self._waves(
-                prompts, prefix, reserve=0, all_outputs=request.positions is Positions.ALL
-            ):
+            tail = request.last if request.positions is Positions.LAST else self._context.size
+            for wave in self._waves(prompts, prefix, reserve=request.answer, tail=tail):
+                if request.answer:
+                    lengths = [len(prompts[index]) for index in wave.prompts]
+                    # The last token that is chosen is not decoded, hence one more.
+                    self._continue(wave, lengths, request.answer + 1)
                 _count(advance, len(wave.prompts))
             return self._tap.capture()
 
@@ -199,12 +204,16 @@ class LlamaEngine:
             running = still
             if not running:
                 break
+            self._tap.expect(
+                np.array(wave.prompts, dtype=np.int32)[running], np.ones(len(running), dtype=bool)
+            )
             self._context.decode(
                 np.array([written[m][-1] for m in running], dtype=np.int32),
                 np.array([lengths[m] + len(written[m]) - 1 for m in running], dtype=np.int32),
                 np.array([m + 1 for m in running], dtype=np.int32),
                 np.ones(len(running), dtype=np.int8),
             )
+            self._tap.check_complete()
             logits = self._context.logits(len(running))
         return [
             Generation(self._model.detokenize(tokens), tokens, done)
@@ -287,7 +296,7 @@ class LlamaEngine:
             first.append(len(sequences) + 1)
             suffixes.append(groups[group][0][prefix:])
             sequences += [(group, b, len(sequences) + 1 + b) for b in range(len(groups[group][1]))]
-        logits = self._prefill(suffixes, members, prefix, False, first)
+        logits = self._prefill(suffixes, members, prefix, 1, first)
         tokens: list[int] = []
         positions: list[int] = []
         owners: list[int] = []
@@ -386,10 +395,13 @@ class LlamaEngine:
         return 0
 
     def _waves(
-        self, prompts: Sequence[Tokens], prefix: int, *, reserve: int, all_outputs: bool = False
+        self, prompts: Sequence[Tokens], prefix: int, *, reserve: int, tail: int = 1
     ) -> Iterator[_Wave]:
         """Decode prompts side by side, as many as the context holds, longest first so that the prompts of
-        a wave end together. Yields with the sequences still in the cache and drops them afterwards."""
+        a wave end together. Yields with the sequences still in the cache and drops them afterwards.
+        ``tail``: how many of each prompt's last tokens are outputs (and read, while a tap is active)."""
+        if any(len(prompt) <= prefix for prompt in prompts):
+            raise EngineError("an empty prompt cannot be decoded")
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         while order:
             wave: list[int] = []
@@ -407,7 +419,7 @@ class LlamaEngine:
                     "Use a larger -c",
                 )
             try:
-                logits = self._prefill([prompts[index][prefix:] for index in wave], wave, prefix, all_outputs)
+                logits = self._prefill([prompts[index][prefix:] for index in wave], wave, prefix, tail)
                 yield _Wave(wave, logits)
             except BaseException:
                 self._forget_prefix()
@@ -420,7 +432,7 @@ class LlamaEngine:
         suffixes: list[Tokens],
         wave: list[int],
         prefix: int,
-        all_outputs: bool,
+        tail: int,
         sequences: list[int] | None = None,
     ) -> Float32:
         """Decode the suffixes, by default into sequences 1, 2, …; returns the logits after each one's last
@@ -433,14 +445,15 @@ class LlamaEngine:
         owner: Int32 = np.repeat(np.arange(len(suffixes), dtype=np.int32), lengths)
         tokens = np.concatenate([np.array(suffix, dtype=np.int32) for suffix in suffixes])
         positions = np.concatenate([np.arange(prefix, prefix + n, dtype=np.int32) for n in lengths])
-        last = np.zeros(len(tokens), dtype=bool)
-        last[np.cumsum(lengths) - 1] = True
-        reading = self._tap.active
-        logits = np.empty((0 if reading else len(suffixes), self.facts.vocabulary_size), dtype=np.float32)
+        from_the_end = np.concatenate([np.arange(n)[::-1] for n in lengths])
+        outputs = from_the_end < tail
+        logits = np.empty(
+            (len(suffixes) if self._tap.needs_logits else 0, self.facts.vocabulary_size), dtype=np.float32
+        )
         for start in range(0, len(tokens), self._context.batch_size):
             piece = slice(start, start + self._context.batch_size)
-            wanted = np.ones_like(last[piece]) if all_outputs else last[piece]
-            self._tap.expect(np.array(wave, dtype=np.int32)[owner[piece]], wanted, last[piece])
+            wanted = outputs[piece]
+            self._tap.expect(np.array(wave, dtype=np.int32)[owner[piece]], wanted)
             self._context.decode(
                 tokens[piece],
                 positions[piece],
@@ -448,8 +461,9 @@ class LlamaEngine:
                 wanted.astype(np.int8),
             )
             self._tap.check_complete()
-            if not reading and wanted.any():
-                logits[owner[piece][wanted]] = self._context.logits(int(wanted.sum()))
+            ends = from_the_end[piece][wanted] == 0
+            if self._tap.needs_logits and ends.any():
+                logits[owner[piece][wanted][ends]] = self._context.logits(int(wanted.sum()))[ends]
         return logits
 
     # --- edits -----------------------------------------------------------------------------------------
@@ -491,11 +505,12 @@ class _TapReader:
         self._request: TapRequest | None = None
         self._seen: set[bytes] = set()
         self._owners: Int32 = np.empty(0, dtype=np.int32)
-        self._wanted = self._last = np.empty(0, dtype=bool)
+        self._wanted = np.empty(0, dtype=bool)
 
     @property
-    def active(self) -> bool:
-        return self._request is not None
+    def needs_logits(self) -> bool:
+        """Whether the graph is computed to its end: always, unless all that is wanted are activations."""
+        return self._request is None or self._request.answer > 0
 
     @contextmanager
     def reading(self, request: TapRequest) -> Iterator[None]:
@@ -514,10 +529,9 @@ class _TapReader:
             self._reducers = {}
             self._seen = set()
 
-    def expect(self, owners: Int32, wanted: npt.NDArray[np.bool_], last: npt.NDArray[np.bool_]) -> None:
-        """What the next micro-batch holds: per token its prompt, whether it is an output, and whether it
-        is its prompt's last."""
-        self._owners, self._wanted, self._last = owners, wanted, last
+    def expect(self, owners: Int32, wanted: npt.NDArray[np.bool_]) -> None:
+        """What the next micro-batch holds: per token its prompt, and whether it is an output to be read."""
+        self._owners, self._wanted = owners, wanted
         self._seen = set()
 
     def on_node(self, node: llama_abi.Node, asked: bool) -> bool:
@@ -530,7 +544,7 @@ class _TapReader:
             weight = node.name not in self._reducers
             self._take(key, (node.source(1) if weight else node).rows())
         # With everything read there is no use for the rest of the graph (the vocabulary projection, mostly).
-        return len(self._seen) < len(self._reducers)
+        return self.needs_logits or len(self._seen) < len(self._reducers)
 
     def _key(self, node: llama_abi.Node) -> bytes | None:
         if node.op in (llama_abi.OP_MUL_MAT, llama_abi.OP_MUL_MAT_ID):
@@ -546,17 +560,12 @@ class _TapReader:
         assert self._request is not None
         self._seen.add(key)
         if len(rows) == len(self._owners):
-            keep = self._last if self._request.positions is Positions.LAST else np.ones_like(self._last)
-            owners = self._owners
-        elif len(rows) == int(self._wanted.sum()):
-            # The last block computes output rows only.
-            keep, owners = self._last[self._wanted], self._owners[self._wanted]
-            if self._request.positions is Positions.ALL:
-                keep = np.ones_like(keep)
-        else:
+            rows = rows[self._wanted]
+        elif len(rows) != int(self._wanted.sum()):
+            # The last block computes output rows only; any other number is a graph we do not understand.
             raise EngineError(f"{key.decode()} has {len(rows)} rows for {len(self._owners)} tokens")
-        if keep.any():
-            self._reducers[key].add(np.ascontiguousarray(rows[keep]), owners[keep])
+        if len(rows):
+            self._reducers[key].add(np.ascontiguousarray(rows), self._owners[self._wanted])
 
     def check_complete(self) -> None:
         """Raises EngineError when something asked for did not come by in the last micro-batch."""

@@ -19,7 +19,7 @@ Float32 = npt.NDArray[np.float32]
 
 
 class Positions(StrEnum):
-    """Which token positions of a prompt are read."""
+    """Which token positions of a prompt are read: the last ones (``TapRequest.last`` many), or all."""
 
     LAST = "last"
     ALL = "all"
@@ -40,12 +40,17 @@ class TapRequest:
     Args:
         blocks: blocks whose output (the residual stream after them) is read.
         inputs: names of weight matrices whose input is read.
+        last: how many positions ``Positions.LAST`` means, counted from the prompt's end. Positions of a
+            prefix that is shared are never read.
+        answer: also read this many opening positions of the model's own greedy answer.
     """
 
     blocks: tuple[int, ...] = ()
     inputs: tuple[str, ...] = ()
     positions: Positions = Positions.LAST
     keep: Keep = Keep.ROWS
+    last: int = 1
+    answer: int = 0
 
 
 @dataclass

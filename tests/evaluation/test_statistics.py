@@ -15,10 +15,14 @@ from sklearn.metrics import cohen_kappa_score
 from rosi_edge.evaluation.statistics import (
     Estimate,
     PairedChange,
+    clustered_quantile,
     cohen_kappa,
     mean,
     paired_change,
+    paired_mean_change,
     proportion,
+    ratio_of_means,
+    trend,
 )
 
 
@@ -172,6 +176,122 @@ def test_paired_change_rejects_unpaired_outcomes() -> None:
         paired_change([True, False], [True])
     with pytest.raises(ValueError, match="at least one pair"):
         paired_change([], [])
+
+
+# paired_mean_change
+
+
+def test_paired_mean_change_agrees_with_scipys_bootstrap_of_the_differences() -> None:
+    generator = np.random.default_rng(3)
+    before = generator.random(70)
+    after = before + generator.gamma(1.0, 0.1, size=70) - 0.03
+    change = paired_mean_change(before.tolist(), after.tolist())
+    reference = stats.bootstrap(
+        (after - before,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(5)
+    ).confidence_interval
+    assert change.change == pytest.approx(float((after - before).mean()), abs=1e-12)
+    assert change.n == 70
+    assert change.low == pytest.approx(reference.low, abs=0.004)
+    assert change.high == pytest.approx(reference.high, abs=0.004)
+
+
+@given(st.lists(st.integers(-40, 40), min_size=1, max_size=9, unique_by=abs).filter(lambda d: 0 not in d))
+def test_wilcoxons_p_value_is_that_of_all_sign_patterns(differences: list[int]) -> None:
+    ranks = stats.rankdata(np.abs(differences))
+    observed = float(ranks[np.asarray(differences) > 0].sum())
+    middle = float(ranks.sum()) / 2
+    sums = [
+        sum(rank for rank, up in zip(ranks, signs, strict=True) if up)
+        for signs in itertools.product([False, True], repeat=len(ranks))
+    ]
+    as_far = sum(abs(total - middle) >= abs(observed - middle) - 1e-9 for total in sums)
+    change = paired_mean_change([0.0] * len(differences), [float(d) for d in differences])
+    assert change.p_value == pytest.approx(as_far / len(sums), abs=1e-9)
+
+
+def test_paired_mean_change_of_unchanged_and_unpaired_values() -> None:
+    same = paired_mean_change([0.1, 0.2], [0.1, 0.2])
+    assert (same.change, same.low, same.high, same.p_value) == (0.0, 0.0, 0.0, 1.0)
+    with pytest.raises(ValueError, match="1 against 2"):
+        paired_mean_change([0.1], [0.1, 0.2])
+    with pytest.raises(ValueError, match="finite"):
+        paired_mean_change([0.1], [math.nan])
+
+
+# ratio_of_means
+
+
+def test_fiellers_interval_ends_where_the_t_test_does() -> None:
+    generator = np.random.default_rng(6)
+    before = generator.random(40)
+    after = 0.4 * before + 0.1 * generator.random(40)
+    ratio = ratio_of_means(before.tolist(), after.tolist())
+    assert ratio is not None
+    assert ratio.value == pytest.approx(after.mean() / before.mean())
+    for end in (ratio.low, ratio.high):
+        assert stats.ttest_1samp(after - end * before, 0.0).pvalue == pytest.approx(0.05, abs=1e-9)
+    assert ratio.low < ratio.value < ratio.high
+
+
+def test_a_ratio_to_nothing_is_none() -> None:
+    assert ratio_of_means([0.0, 0.0, 0.0], [0.0, 0.5, 0.0]) is None
+    assert ratio_of_means([0.0, 0.0, 1.0], [0.0, 0.5, 0.0]) is None
+    nothing_left = ratio_of_means([1.0, 0.9, 1.0], [0.0, 0.0, 0.0])
+    assert nothing_left is not None
+    assert (nothing_left.value, nothing_left.low, nothing_left.high) == (0.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="two pairs"):
+        ratio_of_means([1.0], [1.0])
+    with pytest.raises(ValueError, match="1 against 2"):
+        ratio_of_means([1.0], [1.0, 2.0])
+
+
+# clustered_quantile
+
+
+def test_quantile_of_single_value_clusters_agrees_with_scipys_bootstrap() -> None:
+    sample = np.random.default_rng(7).lognormal(size=120)
+    estimate = clustered_quantile([[value] for value in sample], 0.5)
+    reference = stats.bootstrap(
+        (sample,), np.median, n_resamples=5_000, method="percentile", rng=np.random.default_rng(8)
+    ).confidence_interval
+    assert estimate.value == pytest.approx(float(np.median(sample)))
+    assert estimate.n == 120
+    assert estimate.low == pytest.approx(reference.low, rel=0.05)
+    assert estimate.high == pytest.approx(reference.high, rel=0.05)
+
+
+def test_values_that_go_together_widen_the_quantiles_interval() -> None:
+    sample = np.random.default_rng(9).lognormal(size=30)
+    apart = clustered_quantile([[value] for value in np.repeat(sample, 20)], 0.9)
+    together = clustered_quantile([[value] * 20 for value in sample], 0.9)
+    assert together.n == apart.n == 600
+    assert together.high - together.low > 2 * (apart.high - apart.low)
+    with pytest.raises(ValueError, match="at least one"):
+        clustered_quantile([[]], 0.5)
+
+
+# trend
+
+
+def test_trend_is_the_textbook_regression() -> None:
+    generator = np.random.default_rng(10)
+    positions = np.repeat(np.arange(10), 8).astype(float)
+    outcomes = generator.random(80) < 0.8 - 0.05 * positions
+    found = trend(positions.tolist(), outcomes.tolist())
+    design = np.stack([np.ones(80), positions], axis=1)
+    coefficients, residual, *_ = np.linalg.lstsq(design, outcomes.astype(float), rcond=None)
+    error = math.sqrt(float(residual[0]) / 78 * np.linalg.inv(design.T @ design)[1, 1])
+    assert found.slope == pytest.approx(coefficients[1])
+    assert found.high - found.slope == pytest.approx(stats.t.ppf(0.975, 78) * error)
+    assert found.p_value == pytest.approx(2 * stats.t.sf(abs(coefficients[1]) / error, 78))
+
+
+def test_trend_of_what_never_changes_and_of_too_little() -> None:
+    assert trend([0, 1, 2], [True] * 3).model_dump() == dict(slope=0.0, n=3, low=0.0, high=0.0, p_value=1.0)
+    with pytest.raises(ValueError, match="three outcomes"):
+        trend([0, 0, 0], [True, False, True])
+    with pytest.raises(ValueError, match="as many"):
+        trend([0, 1], [True])
 
 
 # cohen_kappa

@@ -20,6 +20,7 @@ def test_stream_of_every_layer(
 ) -> None:
     torch: Any = pytest.importorskip("torch")
     transformers: Any = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate", reason="transformers loads GGUF files through it")
     prompts = demo_engine.encode(
         [ask("How do I bake bread?"), ask("Name three rivers in Africa.", "Answer in French.")]
     )

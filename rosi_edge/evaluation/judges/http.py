@@ -157,7 +157,7 @@ class HttpJudge:
                     # Certain by now, so the rest need not be asked.
                     if failed > MOST_UNREADABLE * len(sound):
                         raise JudgeServerError(
-                            f"the judge server {self._place} gave no verdict on {failed} of the first "
+                            f"the judge server {self._place} gave no verdict on {failed} of "
                             f"{done + 1} answers ({error})",
                             "Use a larger model, or --judge keyword",
                             done + 1 - failed,

@@ -1,9 +1,9 @@
 """ShieldGemma (Google, the text models 2B, 9B and 27B): one policy at a time, Yes (a breach) or No.
 
 Prompt and policies: the model card (ai.google.dev/gemma/docs/shieldgemma/model_card), the chat template
-shipped with the models, and the paper, arXiv 2407.21772. The score is the probability of Yes
-against No as the first token. The shipped template wants the policy as an argument of its own, so ours takes it
-as a system message.
+shipped with the models, and the paper, arXiv 2407.21772. The score is the probability of Yes against No as
+the first token. The shipped template wants the policy as an argument of its own; ours takes it as a system
+message.
 """
 
 from __future__ import annotations
