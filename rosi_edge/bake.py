@@ -30,8 +30,8 @@ class BakedTensor:
     Attributes:
         delivered: share of the wanted push that the file's weights give: the slope of the delivered push
             along the edit's output against the wanted one, over probe inputs. 1 is all of it.
-        noise: everything else that changed, as root mean square over the probe inputs, relative to the
-            wanted change. 0 is none.
+        noise: what came out differently from what was wanted, as root mean square over the probe inputs, in
+            parts of the wanted change. 0 is none; an edit that was lost whole leaves 1.
     """
 
     name: str

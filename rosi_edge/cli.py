@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import click
 from rich.console import Console
@@ -22,8 +22,11 @@ from rich.table import Table
 
 from rosi_edge import __version__
 from rosi_edge.errors import RosiEdgeError
-from rosi_edge.evaluation.statistics import Estimate, PairedChange
 from rosi_edge.terminal import TerminalProgress
+
+if TYPE_CHECKING:
+    # Not at run time: scipy alone would double the time of `inspect`.
+    from rosi_edge.evaluation.statistics import Estimate, PairedChange
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -246,9 +249,14 @@ def extract(
               help="Layer of the direction.")  # fmt: skip
 @click.option("--alpha", type=_Strength(), default="auto", show_default=True, help="Strength.")
 @click.option("--min-compliance", type=click.FloatRange(0, 1), default=None,
-              help="Lowest benign compliance allowed  [default: 2 points under the original's]")  # fmt: skip
-@click.option("--rounding", type=click.Choice(["requantize"]), default="requantize", show_default=True,
-              help="How the edit is put into quantized blocks.")  # fmt: skip
+              help="Lowest benign compliance allowed  [default: 2 points under the original's; "
+                   "1 with conditional]")  # fmt: skip
+@click.option("--max-kl", type=click.FloatRange(0, min_open=True), default=0.10, show_default=True,
+              help="Highest KL divergence allowed on harmless prompts, nats (conditional).")  # fmt: skip
+@click.option("--trials", type=click.IntRange(1), default=16, show_default=True,
+              help="Settings tried by the search (conditional).")  # fmt: skip
+@click.option("--rounding", type=click.Choice(["requantize", "grid"]), default="requantize",
+              show_default=True, help="How the edit is put into quantized blocks.")  # fmt: skip
 @click.option("--harmful", type=_PATH, help="Harmful requests, split into parts by the tool.")
 @click.option("--harmless", type=_PATH, help="Harmless requests, likewise.")
 @click.option("--sounds-harmful", type=_PATH, help="Benign requests that sound harmful, likewise.")
@@ -262,11 +270,13 @@ def extract(
 def harden(
     model: str,
     output: Path,
-    method: str,
+    method: Literal["rosi", "conditional"],
     layer: float | None,
     alpha: float | None,
     min_compliance: float | None,
-    rounding: str,
+    max_kl: float,
+    trials: int,
+    rounding: Literal["requantize", "grid"],
     harmful: Path | None,
     harmless: Path | None,
     sounds_harmful: Path | None,
@@ -279,6 +289,7 @@ def harden(
     **runtime: Any,
 ) -> None:
     """Harden MODEL into a new file of the same types and size, and prove what it did."""
+    from rosi_edge.conditional_search import ConditionalOptions
     from rosi_edge.evaluation.judges.keyword import KeywordJudge
     from rosi_edge.hardening import HardenOptions
     from rosi_edge.hardening import harden as run
@@ -286,7 +297,6 @@ def harden(
     from rosi_edge.models.sources import resolve
     from rosi_edge.prompt_plan import plan_prompts
     from rosi_edge.prompts import Kind
-    from rosi_edge.quantization.rounding import Requantize
     from rosi_edge.report.write import check_folder, write_report
     from rosi_edge.search import SearchOptions
 
@@ -300,13 +310,21 @@ def harden(
     if report_folder is not None:
         check_folder(report_folder)
     options = HardenOptions(
-        rounding={"requantize": Requantize}[rounding](),
+        rounding=rounding,
         method=method,
         elicitation=_elicitation(elicit),
         search=SearchOptions(
             min_compliance=min_compliance,
             layers=None if layer is None else (int(layer),),
             strength=alpha,
+        ),
+        conditional=ConditionalOptions(
+            min_compliance=min_compliance,
+            max_kl=max_kl,
+            trials=trials,
+            layer=None if layer is None else int(layer),
+            strength=alpha,
+            seed=seed,
         ),
         engine=_engine_options(**runtime),
         force=force,
@@ -330,58 +348,116 @@ def harden(
 @application.command(name="eval")
 @click.argument("model")
 @click.option("--base", help="The original model, to measure the change and the divergence from it.")
+@click.option(
+    "--suites",
+    metavar="LIST",
+    help="refusal, overrefusal, jailbreak, divergence, utility, stability, or all"
+    "  [default: refusal,overrefusal, and with --base divergence]",
+)
 @click.option("--harmful", type=_PATH, help="Harmful requests instead of the bundled ones.")
 @click.option("--benign", type=_PATH, help="Harmless requests instead of the bundled ones.")
 @click.option(
     "--sounds-harmful", type=_PATH, help="Benign requests that sound harmful, instead of the bundled ones."
 )
-@click.option("--judge", type=click.Choice(["keyword"]), default="keyword", show_default=True)
-@click.option("--limit", type=click.IntRange(1), help="At most this many prompts of each set.")
+@click.option("--xstest", type=_PATH, help="A CSV file of XSTest, for the suite overrefusal.")
+@click.option(
+    "--attacks",
+    metavar="LIST",
+    help="Attacks of the suite jailbreak: names, OUTER+INNER, garak, or all  [default: all]",
+)
+@click.option("--utility", multiple=True, metavar="PATH|hf:ORG/DATASET",
+              help="Questions for the suite utility (MMLU, HellaSwag, ARC); may be given again"
+              "  [default: a bundled mini set]")  # fmt: skip
+@click.option("--text", type=_PATH, help="Plain text for perplexity and for the long session.")
+@click.option(
+    "--stability-tokens",
+    type=click.IntRange(1000),
+    help="Length of the session of the suite stability  [default: 100000]",
+)
+@click.option("--judge", default="keyword", show_default=True, metavar="keyword|gguf:PATH|http:URL",
+              help="Who tells refused from complied: keywords, a guard model, or a server.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(1), help="At most this many prompts or questions of each set.")
 @click.option("--max-tokens", type=click.IntRange(8, 1024), default=24, show_default=True,
               help="Tokens of each answer.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws the prompt sample.")
+@click.option("--fresh", is_flag=True, help="Measure again what an earlier call has measured.")
+@click.option("--picture", type=_PATH, help="Also draw the figures with their error bars (PNG).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_runtime_flags
 def evaluate(
     model: str,
     base: str | None,
+    suites: str | None,
+    judge: str,
+    fresh: bool,
+    picture: Path | None,
+    as_json: bool,
+    utility: tuple[str, ...],
     harmful: Path | None,
     benign: Path | None,
     sounds_harmful: Path | None,
-    judge: str,
+    xstest: Path | None,
+    attacks: str | None,
+    text: Path | None,
+    stability_tokens: int | None,
     limit: int | None,
     max_tokens: int,
     seed: int,
-    as_json: bool,
     **runtime: Any,
 ) -> None:
-    """Measure refusal, benign compliance, broken text and divergence."""
-    from rosi_edge.evaluation.behaviour import RequestSets
-    from rosi_edge.evaluation.judges.keyword import KeywordJudge
-    from rosi_edge.evaluation.run import evaluate as run
-    from rosi_edge.models.sources import resolve
-    from rosi_edge.prompts import Kind, Part, bundled, load_prompts
+    """Measure refusal, compliance, jailbreaks, divergence and utility, with intervals.
 
-    chosen = {Kind.HARMFUL: harmful, Kind.HARMLESS: benign, Kind.SOUNDS_HARMFUL: sounds_harmful}
-    sets = [load_prompts(path) if path else bundled(kind, Part.REPORTING) for kind, path in chosen.items()]
-    if limit is not None:
-        sets = [prompts.take(limit, seed) for prompts in sets]
-    with _progress() as progress:
-        report = run(
-            model,
-            resolve(model, progress),
-            RequestSets(*sets),
-            {"keyword": KeywordJudge}[judge](),
-            base=(base, resolve(base, progress)) if base else None,
-            max_tokens=max_tokens,
-            seed=seed,
-            options=_engine_options(**runtime),
-            progress=progress,
-        )
+    What has been measured is kept: after Ctrl-C, the same command goes on where it stopped.
+    """
+    from rosi_edge.evaluation.run import EvaluateOptions, Named
+    from rosi_edge.evaluation.run import evaluate as run
+    from rosi_edge.evaluation.suites import Choices, open_suites
+    from rosi_edge.models.atomic import checked_target
+    from rosi_edge.models.sources import resolve
+
+    choices = Choices(
+        harmful=harmful,
+        benign=benign,
+        sounds_harmful=sounds_harmful,
+        xstest=xstest,
+        attacks=attacks,
+        utility=utility or None,
+        text=text,
+        stability_tokens=stability_tokens,
+        limit=limit,
+        max_tokens=max_tokens,
+        seed=seed,
+        compared=base is not None,
+    )
+    if picture is not None:
+        checked_target(picture)
+    opened = open_suites(suites, choices)
+    options = EvaluateOptions(judge=judge, engine=_engine_options(**runtime), fresh=fresh)
+    try:
+        with _progress() as progress:
+            report = run(
+                Named(model, resolve(model, progress)),
+                opened,
+                choices,
+                base=Named(base, resolve(base, progress)) if base else None,
+                options=options,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        _fail("interrupted; what was measured is kept: run the same command to go on", INTERRUPTED)
+    if picture is not None:
+        from rosi_edge.report.pictures import draw_evaluation
+
+        draw_evaluation(report, picture)
     if as_json:
         click.echo(report.model_dump_json(indent=2))
-        return
-    _print_figures(report.base_figures, report, report.changes, names=("base", "model"))
+    else:
+        _print_evaluation(report)
+    problems = {name: suite.problem for name, suite in report.suites.items() if suite.problem}
+    for name, problem in problems.items():
+        click.echo(f"rosi-edge: the suite {name} could not run: {' '.join(problem.split())}", err=True)
+    if problems:
+        raise click.exceptions.Exit(COULD_NOT_RUN)
 
 
 # --- what the user sees --------------------------------------------------------------------------------
@@ -423,6 +499,43 @@ def _print_figures(before: Any, after: Any, changes: Any, *, names: tuple[str, s
     _print(table)
 
 
+def _print_evaluation(report: Any) -> None:
+    from rich.text import Text
+
+    from rosi_edge.models.gguf_file import printable
+
+    compared = report.base is not None
+    judge = printable(f"judge {report.judge.name}", 90) if report.judge else "no judge"
+    table = Table(
+        "",
+        *(["base"] if compared else []),
+        "model",
+        *(["change"] if compared else []),
+        caption=f"95 % intervals; {judge}; seed {report.seed}",
+    )
+    for suite in report.suites.values():
+        for figure in suite.figures.values():
+            row = [_estimate(figure)]
+            if compared:
+                row = [_estimate(figure.base), *row, _interval_change(figure.change)]
+            # As text: a label may hold the name of a file, with brackets in it.
+            table.add_row(*(Text(printable(cell, 120)) for cell in (figure.label, *row)))
+        table.add_section()
+    _print(table)
+    for suite in report.suites.values():
+        for finding in suite.findings:
+            click.echo(f"{finding.claim}: {finding.words}")
+
+
+def _interval_change(change: PairedChange | None) -> str:
+    if change is None:
+        return "–"
+    low, high = change.low * 100, change.high * 100
+    return (
+        f"{change.change * 100:+.1f} points ({low:+.1f} to {high:+.1f}), p={change.p_value:.2g}, n={change.n}"
+    )
+
+
 def _print_hardening(report: Any, output: Path, report_folder: Path | None) -> None:
     _print_figures(report.before, report.after, report.changes, names=("before", "after"))
     click.echo(f"verdict   {report.verdict.status}: {report.verdict.reason}")
@@ -451,7 +564,9 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, terminate)
     try:
         code = application(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+    except SystemExit:
+        # click's own way out when the reader of stdout went away, with the code that means a finding here.
+        sys.exit(COULD_NOT_RUN)
     except click.exceptions.Exit as request:
         sys.exit(request.exit_code)
     except (KeyboardInterrupt, click.Abort):
@@ -474,6 +589,7 @@ def main() -> NoReturn:
             "This is a fault of rosi-edge; set ROSI_EDGE_DEBUG=1 for the details and report it.",
             COULD_NOT_RUN,
         )
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(line: str, code: int) -> NoReturn:

@@ -42,9 +42,10 @@ def diagnose(before: Behaviour, after: Behaviour, changes: Changes) -> Verdict:
                 advice="Use a smaller --alpha or a higher --min-compliance",
             )
     if changes.refusal.change <= 0 or changes.refusal.p_value >= SIGNIFICANCE:
+        doubt = ", which may be chance" if changes.refusal.p_value >= SIGNIFICANCE else ""
         return Verdict(
             status="ineffective",
-            reason=f"{_gain(changes.refusal)}, which may be chance; {_cost(changes)}",
+            reason=f"{_gain(changes.refusal)}{doubt}; {_cost(changes)}",
             advice=(
                 "Allow a lower --min-compliance to see what more strength costs, or take the direction under "
                 "a safety prompt with --elicit"

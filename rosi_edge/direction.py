@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from rosi_edge.errors import PromptSetError
 from rosi_edge.models.small_gguf import write_small_gguf
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.runtime.engine import Engine, ask
@@ -80,7 +81,15 @@ def extract_directions(
     Args:
         positive, negative: requests, for example harmful and harmless ones.
         elicitation: a system prompt for all of them.
+
+    Raises:
+        PromptSetError: fewer than two of either; the separation is measured on halves.
     """
+    if min(len(positive), len(negative)) < 2:
+        raise PromptSetError(
+            f"a direction cannot be taken from {len(positive)} and {len(negative)} prompts",
+            "Give at least 2 of each kind, better 50",
+        )
     prompts = engine.encode([ask(text, elicitation) for text in (*positive, *negative)])
     layers = engine.facts.layers
     request = TapRequest(blocks=tuple(range(layers)), positions=Positions.LAST)
@@ -89,13 +98,22 @@ def extract_directions(
     vectors = np.empty((layers, engine.facts.hidden_size), dtype=np.float32)
     separation = []
     for layer in range(layers):
-        rows = capture.stream_rows(layer).astype(np.float64)
-        high, low = rows[: len(positive)], rows[len(positive) :]
-        difference = high.mean(axis=0) - low.mean(axis=0)
-        norm = float(np.linalg.norm(difference))
-        vectors[layer] = difference / max(norm, 1e-12)
-        separation.append(_separation(layer, high, low, norm))
+        rows = capture.stream_rows(layer)
+        vectors[layer], entry = separation_of(layer, rows[: len(positive)], rows[len(positive) :])
+        separation.append(entry)
     return Directions(vectors, tuple(separation), len(positive), len(negative), elicitation)
+
+
+def separation_of(layer: int, positive: Float32, negative: Float32) -> tuple[Float32, LayerSeparation]:
+    """The unit difference of means of one layer, (hidden,), and how well it separates.
+
+    Args:
+        positive, negative: the stream at the last prompt token, (n, hidden) each.
+    """
+    high, low = positive.astype(np.float64), negative.astype(np.float64)
+    difference = high.mean(axis=0) - low.mean(axis=0)
+    norm = float(np.linalg.norm(difference))
+    return (difference / max(norm, 1e-12)).astype(np.float32), _separation(layer, high, low, norm)
 
 
 def _separation(

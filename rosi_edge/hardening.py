@@ -12,15 +12,22 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from rosi_edge import __version__
 from rosi_edge.bake import BakedTensor, bake
+from rosi_edge.conditional_search import (
+    ConditionalOptions,
+    calibrate,
+    candidate_matrices,
+    search_conditional,
+)
 from rosi_edge.diagnosis import diagnose, nothing_to_choose
 from rosi_edge.direction import Directions, extract_directions
-from rosi_edge.errors import UnsupportedModelError
+from rosi_edge.errors import OutputError, UnsupportedModelError
 from rosi_edge.evaluation.behaviour import Behaviour, Changes, compare, measure_behaviour
 from rosi_edge.evaluation.verdicts import Judge
 from rosi_edge.injection.adapter import write_adapter
@@ -34,18 +41,23 @@ from rosi_edge.models.rewrite import NewValue, refuse_same_file
 from rosi_edge.models.sources import sha256_of
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.prompt_plan import PromptPlan
-from rosi_edge.quantization.rounding import Rounding
+from rosi_edge.quantization.grid_rounding import GridRounding, InputFactor, input_factor
+from rosi_edge.quantization.rounding import Requantize, Rounding
 from rosi_edge.report import schema
 from rosi_edge.report.facts import EvaluationFacts, ModelFacts, OutputFile, ToolFacts
 from rosi_edge.report.from_behaviour import figures, prompt_set_facts, report_changes
+from rosi_edge.report.schema import Method
 from rosi_edge.runtime.child_engine import ChildEngine
 from rosi_edge.runtime.engine import Engine, EngineOptions, ask
-from rosi_edge.runtime.taps import TapRequest
+from rosi_edge.runtime.taps import Positions, Tapped, TapRequest
 from rosi_edge.search import FrontierPoint, SearchOptions, SearchResult, search
 
 Float32 = npt.NDArray[np.float32]
 
 _PROBE_PROMPTS = 32
+_FACTOR_PROMPTS = 24
+_FACTOR_ANSWER = 6
+_FACTOR_RANK = 64
 
 
 @dataclass(frozen=True)
@@ -59,10 +71,11 @@ class HardenOptions:
         adapter: where to write the exact edit as a LoRA adapter as well.
     """
 
-    rounding: Rounding
-    method: str = "rosi"
+    rounding: Literal["requantize", "grid"] = "requantize"
+    method: Method = "rosi"
     elicitation: str | None = None
     search: SearchOptions = field(default_factory=SearchOptions)
+    conditional: ConditionalOptions = field(default_factory=ConditionalOptions)
     max_tokens: int = 24
     engine: EngineOptions = field(default_factory=EngineOptions)
     force: bool = False
@@ -113,6 +126,11 @@ def harden(
     watch = _Stopwatch()
     place = checked_target(output)
     refuse_same_file(model, place)
+    if options.adapter is not None:
+        adapter = checked_target(options.adapter)
+        refuse_same_file(model, adapter)
+        if adapter == place:
+            raise OutputError(f"{output} cannot be both the model and the adapter", "Name two files")
     with GgufFile.open(model) as file:
         matrices = require_hardenable(file)
         with watch.measure("read"):
@@ -120,6 +138,11 @@ def harden(
         if inspection.hardened and not options.force:
             raise UnsupportedModelError(
                 f"{model.name} has been hardened before", "Harden the original file, or add --force"
+            )
+        blocks = inspection.block_count or 0
+        if unknown := [layer for layer in options.search.layers or () if not 0 <= layer < blocks]:
+            raise UnsupportedModelError(
+                f"{model.name} has no layer {unknown[0]}", f"Choose --layer from 0 to {blocks - 1}, or auto"
             )
         with ChildEngine(model, options.engine) as engine:
             run = _Run(file, matrices, engine, prompts, judge, options, progress, watch)
@@ -134,7 +157,7 @@ def harden(
                     file,
                     draft,
                     outcome.edits,
-                    rounding=options.rounding,
+                    rounding=outcome.rounding,
                     probes=outcome.probes,
                     metadata=_metadata(inspection, options, outcome.chosen, outcome.edits),
                     progress=progress,
@@ -157,7 +180,7 @@ def harden(
                 if options.adapter is not None:
                     write_adapter(
                         options.adapter,
-                        run.edits_at_one(outcome.chosen.layer),
+                        outcome.chosen.edits,
                         architecture=inspection.architecture or "",
                     )
                 draft.replace(place)
@@ -176,6 +199,7 @@ class _Outcome:
     chosen: FrontierPoint | None
     edits: list[RankOneEdit]
     probes: Mapping[str, Float32]
+    rounding: Rounding
 
 
 class _Run:
@@ -200,29 +224,10 @@ class _Run:
         self._options = options
         self._progress = progress
         self._watch = watch
-        self._directions: Directions | None = None
-        self._means: dict[str, Float32] = {}
 
     def search_and_measure(self) -> _Outcome:
-        with self._watch.measure("extract"):
-            directions = self._directions = extract_directions(
-                self._engine,
-                self._prompts.calibration.harmful.texts,
-                self._prompts.calibration.harmless.texts,
-                elicitation=self._options.elicitation,
-                progress=self._progress,
-            )
-            self._means = row_means(self._file, self._matrices, self._progress)
-        with self._watch.measure("search"):
-            found = search(
-                self._engine,
-                directions,
-                self._edits,
-                self._prompts.choosing,
-                self._judge,
-                self._options.search,
-                self._progress,
-            )
+        find = {"rosi": self._find_rosi, "conditional": self._find_conditional}[self._options.method]
+        directions, found = find()
         with self._watch.measure("evaluate before"):
             before = measure_behaviour(
                 self._engine,
@@ -235,28 +240,85 @@ class _Run:
             )
         edits: list[RankOneEdit] = []
         probes: Mapping[str, Float32] = {}
+        rounding: Rounding = Requantize()
         if found.chosen is not None:
-            edits = [edit.scaled(found.chosen.strength) for edit in self.edits_at_one(found.chosen.layer)]
+            edits = [edit.scaled(found.chosen.strength) for edit in found.chosen.edits]
             with self._watch.measure("probe"):
-                probes = self._probe_inputs()
-        return _Outcome(directions, before, found, found.chosen, edits, probes)
+                names = tuple(edit.tensor for edit in edits)
+                probes = self._probe_inputs(names)
+                if self._options.rounding == "grid":
+                    rounding = GridRounding(self._input_factors(names))
+        return _Outcome(directions, before, found, found.chosen, edits, probes, rounding)
 
-    def _edits(self, direction: Float32) -> list[RankOneEdit]:
-        return rosi_edits(self._file, self._matrices, self._means, direction)
+    def _find_rosi(self) -> tuple[Directions, SearchResult]:
+        with self._watch.measure("extract"):
+            directions = extract_directions(
+                self._engine,
+                self._prompts.calibration.harmful.texts,
+                self._prompts.calibration.harmless.texts,
+                elicitation=self._options.elicitation,
+                progress=self._progress,
+            )
+            means = row_means(self._file, self._matrices, self._progress)
+        with self._watch.measure("search"):
+            return directions, search(
+                self._engine,
+                directions,
+                lambda direction: rosi_edits(self._file, self._matrices, means, direction),
+                self._prompts.choosing,
+                self._judge,
+                self._options.search,
+                self._progress,
+            )
 
-    def edits_at_one(self, layer: int) -> list[RankOneEdit]:
-        assert self._directions is not None
-        return self._edits(self._directions.vectors[layer])
+    def _find_conditional(self) -> tuple[Directions, SearchResult]:
+        options = self._options.conditional
+        with self._watch.measure("extract"):
+            calibration = calibrate(
+                self._engine,
+                self._prompts.calibration,
+                candidate_matrices(self._matrices, self._engine.facts.layers),
+                ridge=options.ridge,
+                elicitation=self._options.elicitation,
+                progress=self._progress,
+            )
+        with self._watch.measure("search"):
+            return calibration.directions, search_conditional(
+                self._engine,
+                self._file,
+                self._matrices,
+                calibration,
+                self._prompts.choosing,
+                self._judge,
+                options,
+                self._progress,
+            )
 
-    def _probe_inputs(self) -> dict[str, Float32]:
-        """Real inputs of every write matrix, from prompts that were not used for the direction."""
+    def _probe_inputs(self, names: tuple[str, ...]) -> dict[str, Float32]:
+        """Real inputs of every edited matrix, from prompts that were not used for the edits."""
         choosing = self._prompts.choosing
         texts = choosing.harmful.take(_PROBE_PROMPTS).texts + choosing.harmless.take(_PROBE_PROMPTS).texts
         prompts = self._engine.encode([ask(text) for text in texts])
-        request = TapRequest(inputs=tuple(matrix.name for matrix in self._matrices))
         with self._progress.stage("Reading inputs of write matrices", len(prompts)) as advance:
-            capture = self._engine.capture(prompts, request, advance=advance)
+            capture = self._engine.capture(prompts, TapRequest(inputs=names), advance=advance)
         return {name: tapped.rows for name, tapped in capture.inputs.items() if tapped.rows is not None}
+
+    def _input_factors(self, names: tuple[str, ...]) -> dict[str, InputFactor]:
+        """Second moments of every edited matrix's inputs at all positions, answers included."""
+        sets = self._prompts.calibration
+        groups = [sets.harmful, sets.harmless, *([sets.sounds_harmful] if sets.sounds_harmful else [])]
+        texts = [text for group in groups for text in group.take(_FACTOR_PROMPTS).texts]
+        prompts = self._engine.encode([ask(text) for text in texts])
+        request = TapRequest(inputs=names, positions=Positions.ALL, answer=_FACTOR_ANSWER, half=True)
+        factors: dict[str, InputFactor] = {}
+
+        def visit(name: int | str, tapped: Tapped) -> None:
+            assert isinstance(name, str) and tapped.rows is not None
+            factors[name] = input_factor(tapped.rows, _FACTOR_RANK)
+
+        with self._progress.stage("Reading inputs at all positions", len(prompts)) as advance:
+            self._engine.capture_each(prompts, request, visit, advance=advance)
+        return factors
 
     def report(
         self,
@@ -330,7 +392,7 @@ class _Run:
             for tensor in baked
         )
         return schema.Injection(
-            method="rosi",
+            method=self._options.method,
             strength=found.chosen.strength if found.chosen else 0.0,
             min_compliance=found.floor,
             delivered=float(np.mean([t.delivered for t in tensors])) if tensors else None,
@@ -363,7 +425,7 @@ def _metadata(
         "rosi.method": options.method,
         "rosi.strength": float(chosen.strength),
         "rosi.layer": chosen.layer,
-        "rosi.rounding": options.rounding.name,
+        "rosi.rounding": options.rounding,
         "rosi.elicited": options.elicitation is not None,
         "rosi.source.sha256": inspection.sha256 or "",
         "rosi.source.file": inspection.path.name,

@@ -33,7 +33,7 @@ class SearchOptions:
     Attributes:
         compliance_margin: how far benign compliance may fall under the original's, as a share.
         min_compliance: an absolute floor instead of the margin.
-        layers: candidate layers; None takes every second one between a quarter and seven eighths of the
+        layers: candidate layers; None takes up to seven, evenly between a quarter and seven eighths of the
             depth, where directions both separate well and still have layers left to act on.
         strength: a fixed α instead of the bisection.
         sweep_prompts: prompts of each set in the layer sweep.
@@ -46,10 +46,10 @@ class SearchOptions:
     min_compliance: float | None = None
     layers: tuple[int, ...] | None = None
     strength: float | None = None
-    sweep_prompts: int = 24
-    evaluations: int = 6
+    sweep_prompts: int = 20
+    evaluations: int = 5
     max_tokens: int = 16
-    sweep_kl: float = 0.05
+    sweep_kl: float = 0.02
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,24 @@ class LayerTrial:
 
 @dataclass(frozen=True)
 class FrontierPoint:
-    """One strength tried with real answers on the choosing prompts."""
+    """One setting tried with real answers on the choosing prompts; ``edits`` are at strength one."""
 
     layer: int
     strength: float
     behaviour: Behaviour
+    edits: tuple[RankOneEdit, ...]
+
+    def describe(self) -> str:
+        behaviour = self.behaviour
+        sounds = behaviour.sounds_harmful_compliance
+        parts = [
+            f"refusal {behaviour.refusal.value:.3f}",
+            f"benign compliance {behaviour.compliance.value:.3f}",
+            *([f"sounding harmful {sounds.value:.3f}"] if sounds else []),
+            f"broken {behaviour.degenerate.value:.3f}",
+            *([f"KL {behaviour.kl.value:.3f}"] if behaviour.kl else []),
+        ]
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -130,7 +143,9 @@ class _Search:
         self._engine = engine
         self._directions = directions
         self._make_edits = make_edits
-        self._sets = sets
+        # Requests that only sound harmful are reported on, not searched on: they would add a fifth to the
+        # time of every point.
+        self._sets = RequestSets(sets.harmful, sets.harmless)
         self._judge = judge
         self._options = options
         self._progress = progress
@@ -228,12 +243,13 @@ class _Search:
     # --- strength --------------------------------------------------------------------------------------
 
     def _bisect(self, layer: int, start: float, floor: float) -> list[FrontierPoint]:
-        handle = self._engine.load_edits(self._make_edits(self._directions.vectors[layer]))
+        edits = tuple(self._make_edits(self._directions.vectors[layer]))
+        handle = self._engine.load_edits(edits)
         points: list[FrontierPoint] = []
         low, high = 0.0, np.inf
         strength = start
         for _ in range(1 if self._options.strength is not None else self._options.evaluations):
-            point = self._try(handle, layer, strength)
+            point = self._try(handle, edits, layer, strength)
             points.append(point)
             if point.behaviour.compliance.value >= floor:
                 low = strength
@@ -252,7 +268,7 @@ class _Search:
         self._engine.unload(handle)
         return points
 
-    def _try(self, handle: int, layer: int, strength: float) -> FrontierPoint:
+    def _try(self, handle: int, edits: tuple[RankOneEdit, ...], layer: int, strength: float) -> FrontierPoint:
         self._engine.apply({handle: strength})
         behaviour = measure_behaviour(
             self._engine,
@@ -263,12 +279,9 @@ class _Search:
             progress=self._progress,
             title=f"Layer {layer}, strength {strength:.4g}",
         )
-        kl = f", KL {behaviour.kl.value:.3f}" if behaviour.kl else ""
-        self._progress.note(
-            f"layer {layer}, strength {strength:8.4g}: refusal {behaviour.refusal.value:.3f}, "
-            f"benign compliance {behaviour.compliance.value:.3f}, broken {behaviour.degenerate.value:.3f}{kl}"
-        )
-        return FrontierPoint(layer, strength, behaviour)
+        point = FrontierPoint(layer, strength, behaviour, edits)
+        self._progress.note(f"layer {layer}, strength {strength:8.4g}: {point.describe()}")
+        return point
 
 
 def choose(frontier: Sequence[FrontierPoint], floor: float) -> FrontierPoint | None:
@@ -281,7 +294,7 @@ def choose(frontier: Sequence[FrontierPoint], floor: float) -> FrontierPoint | N
 
 def _candidate_layers(layers: int) -> tuple[int, ...]:
     first, last = layers // 4, max(layers // 4, layers * 7 // 8 - 1)
-    step = max(1, -(-(last - first + 1) // 9))
+    step = max(1, -(-(last - first + 1) // 7))
     return tuple(range(first, last + 1, step))
 
 

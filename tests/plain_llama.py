@@ -15,7 +15,7 @@ import numpy.typing as npt
 Float32 = npt.NDArray[np.float32]
 
 
-@llama_cpp.llama_log_callback
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _ignore(level: int, text: bytes, user_data: Any) -> None:
     pass
 

@@ -1,61 +1,254 @@
-"""``eval``: one model, or a model beside its base, on prompt sets."""
+"""``eval``: one model, or a model beside its base, on the suites that were chosen."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from rosi_edge.evaluation.behaviour import RequestSets, compare, measure_behaviour
+from rosi_edge.errors import EngineCrashError, EngineError, RosiEdgeError, UnsupportedModelError
+from rosi_edge.evaluation.checkpoint import Checkpoint
+from rosi_edge.evaluation.judges.registry import open_judge
+from rosi_edge.evaluation.statistics import Estimate
+from rosi_edge.evaluation.suites.suite import Choices, Finding, Measured, Series, Subject, Suite, SuiteResult
 from rosi_edge.evaluation.verdicts import Judge
 from rosi_edge.models.inspect import inspect
 from rosi_edge.progress import SILENT, Progress
-from rosi_edge.report.facts import ModelFacts
-from rosi_edge.report.from_behaviour import figures, prompt_set_facts, report_changes
-from rosi_edge.report.schema import EvaluationReport
+from rosi_edge.report.evaluation import (
+    EvaluationReport,
+    JudgeFacts,
+    SuiteFigure,
+    SuiteFinding,
+    SuiteReport,
+)
+from rosi_edge.report.facts import ModelFacts, PromptSetFacts
+from rosi_edge.report.figures import Figures
 from rosi_edge.runtime.child_engine import ChildEngine
-from rosi_edge.runtime.engine import EngineOptions
+from rosi_edge.runtime.engine import Engine, EngineOptions
+
+
+@dataclass(frozen=True)
+class Named:
+    """A model file and what the user called it."""
+
+    reference: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """How to evaluate.
+
+    Attributes:
+        judge: what ``open_judge`` takes.
+        fresh: measure everything again, whatever earlier calls have kept.
+    """
+
+    judge: str = "keyword"
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    fresh: bool = False
+
+
+@dataclass
+class _Outcome:
+    """One suite on both models; ``problem`` when it could not run."""
+
+    model: SuiteResult | None = None
+    base: SuiteResult | None = None
+    problem: RosiEdgeError | None = None
 
 
 def evaluate(
-    reference: str,
-    path: Path,
-    sets: RequestSets,
-    judge: Judge,
+    model: Named,
+    suites: Sequence[Suite],
+    choices: Choices,
     *,
-    base: tuple[str, Path] | None,
-    max_tokens: int,
-    seed: int,
-    options: EngineOptions,
+    base: Named | None = None,
+    options: EvaluateOptions | None = None,
     progress: Progress = SILENT,
+    open_engine: Callable[[Path, EngineOptions], Engine] = ChildEngine,
 ) -> EvaluationReport:
-    """Measure the model at ``path``; with ``base`` also that one, the paired changes and the divergence.
+    """Measure a model; with ``base`` also that one, and the paired changes.
 
-    Args:
-        reference: what the user called the model; ``base`` is such a name with its path.
+    What is measured is kept as it comes, so a call that was interrupted, or failed half-way, goes on where
+    it stopped. A suite that this model cannot run is reported with its problem, and the others run.
+
+    Raises:
+        RosiEdgeError: a model or the judge cannot be used, the judge failed, or no suite could run.
     """
-    before = None
-    if base is not None:
-        with ChildEngine(base[1], options) as engine:
-            before = measure_behaviour(
-                engine, sets, judge, max_tokens=max_tokens, keep_logprobs=True, progress=progress,
-                title="Base",
-            )  # fmt: skip
-    with ChildEngine(path, options) as engine:
-        measured = measure_behaviour(
-            engine, sets, judge, max_tokens=max_tokens, progress=progress, title="Model",
-            reference=before.first_logprobs if before else None,
-        )  # fmt: skip
+    options = options or EvaluateOptions()
+    # Everything that can be refused is refused before the first long step.
+    facts = _facts(model, progress)
+    base_facts = _facts(base, progress) if base else None
+    with _opened_judge(options, suites, progress) as judge:
+        with _subjects(model, facts, base, base_facts, judge, options, open_engine) as (
+            subject,
+            base_subject,
+        ):
+            outcomes = _measure(subject, base_subject, suites, progress)
+            _tell(progress, [one.checkpoint for one in (base_subject, subject) if one is not None])
+        judge_facts = None
+        if judge is not None:
+            judge_facts = JudgeFacts(
+                name=judge.name,
+                sha256=getattr(judge, "sha256", None),
+                unreadable=getattr(judge, "unreadable", 0),
+            )
+    problems = [outcome.problem for outcome in outcomes.values() if outcome.problem is not None]
+    if problems and len(problems) == len(outcomes):
+        raise problems[0]
+    reports = {suite.name: _suite_report(suite, outcomes[suite.name]) for suite in suites}
+    changes = {
+        name: figure.change
+        for report in reports.values()
+        for name, figure in report.figures.items()
+        if figure.change is not None
+    }
+    inputs = {facts.sha256: facts for report in reports.values() for facts in report.inputs}
     return EvaluationReport(
-        **figures(measured).model_dump(),
-        model=_facts(reference, path, progress),
-        base=_facts(*base, progress) if base else None,
-        base_figures=figures(before) if before else None,
-        changes=report_changes(compare(before, measured)) if before else None,
-        judge=judge.name,
-        max_tokens=max_tokens,
-        prompt_sets=prompt_set_facts(sets),
-        seed=seed,
+        **dict(_headline(reports, _estimate_of)),
+        model=facts,
+        base=base_facts,
+        base_figures=_headline(reports, lambda figure: figure.base) if base_facts else None,
+        changes=changes,
+        suites=reports,
+        judge=judge_facts,
+        prompt_sets=tuple(inputs.values()),
+        seed=choices.seed,
+        settings={"max_tokens": choices.max_tokens, "limit": choices.limit, **_that_matter(options.engine)},
     )
 
 
-def _facts(reference: str, path: Path, progress: Progress) -> ModelFacts:
-    return ModelFacts.of(inspect(path, with_sha256=True, progress=progress), reference)
+def _measure(
+    model: Subject, base: Subject | None, suites: Sequence[Suite], progress: Progress
+) -> dict[str, _Outcome]:
+    outcomes = {suite.name: _Outcome() for suite in suites}
+
+    def run(suite: Suite, subject: Subject) -> SuiteResult | None:
+        outcome = outcomes[suite.name]
+        if outcome.problem is not None:
+            return None
+        try:
+            return suite.measure(subject, progress)
+        except EngineCrashError:
+            raise
+        except (EngineError, UnsupportedModelError) as error:
+            # Of this suite and this model: the other suites may well run.
+            outcome.problem = error
+            return None
+
+    alone = [suite for suite in suites if not suite.needs_base]
+    if base is not None:
+        for suite in alone:
+            outcomes[suite.name].base = run(suite, base)
+        # Two models at once need twice the memory; only what compares them directly opens both.
+        base.close()
+    for suite in suites:
+        outcomes[suite.name].model = run(suite, model)
+    return outcomes
+
+
+def _tell(progress: Progress, checkpoints: Sequence[Checkpoint]) -> None:
+    if any(checkpoint.reused for checkpoint in checkpoints):
+        progress.note("Some of this was measured by an earlier call; --fresh measures it again.")
+    for problem in {c.problem for c in checkpoints if c.problem is not None}:
+        progress.note(f"What was measured cannot be kept for later calls ({problem}).")
+
+
+@contextmanager
+def _subjects(
+    model: Named,
+    facts: ModelFacts,
+    base: Named | None,
+    base_facts: ModelFacts | None,
+    judge: Judge | None,
+    options: EvaluateOptions,
+    open_engine: Callable[[Path, EngineOptions], Engine],
+) -> Iterator[tuple[Subject, Subject | None]]:
+    def subject(title: str, named: Named, its: ModelFacts, other: Subject | None) -> Subject:
+        checkpoint = Checkpoint.of_model(its.sha256, _that_matter(options.engine), fresh=options.fresh)
+        return Subject(
+            title, its.sha256, lambda: open_engine(named.path, options.engine), checkpoint, judge, other
+        )
+
+    before = subject("Base", base, base_facts, None) if base and base_facts else None
+    after = subject("Model", model, facts, before)
+    try:
+        yield after, before
+    finally:
+        after.close()
+        if before is not None:
+            before.close()
+
+
+def _opened_judge(
+    options: EvaluateOptions, suites: Sequence[Suite], progress: Progress
+) -> AbstractContextManager[Judge | None]:
+    if not any(suite.needs_judge for suite in suites):
+        return nullcontext()
+    return open_judge(options.judge, replace(options.engine, template=None), progress)
+
+
+def _suite_report(suite: Suite, outcome: _Outcome) -> SuiteReport:
+    settings = suite.settings
+    inputs = tuple(PromptSetFacts(name=i.name, n=i.n, sha256=i.sha256) for i in suite.inputs)
+    if outcome.model is None or outcome.problem is not None:
+        return SuiteReport(inputs=inputs, settings=settings, problem=str(outcome.problem))
+    return SuiteReport(
+        figures={figure.name: _figure(figure, outcome.base) for figure in outcome.model.figures},
+        findings=tuple(_finding(finding) for finding in suite.findings(outcome.base, outcome.model)),
+        inputs=inputs,
+        settings=settings,
+        details=dict(outcome.model.details),
+        base_details=dict(outcome.base.details) if outcome.base else None,
+    )
+
+
+def _figure(figure: Series | Measured, base: SuiteResult | None) -> SuiteFigure:
+    before = next((f for f in base.figures if f.name == figure.name), None) if base else None
+    change = None
+    if isinstance(figure, Series) and isinstance(before, Series):
+        change = figure.change_from(before)
+    return SuiteFigure(
+        **figure.estimate.model_dump(),
+        label=figure.label,
+        unit=figure.unit,
+        better=figure.better,
+        base=before.estimate if before is not None else None,
+        change=change,
+    )
+
+
+def _finding(finding: Finding) -> SuiteFinding:
+    return SuiteFinding(claim=finding.claim, holds=finding.holds, words=finding.words, figure=finding.figure)
+
+
+def _headline(reports: dict[str, SuiteReport], pick: Callable[[SuiteFigure], Estimate | None]) -> Figures:
+    """The contract's figures, out of whichever suite has them."""
+    found: dict[str, Estimate | None] = dict.fromkeys(Figures.model_fields)
+    for report in reports.values():
+        for name in found:
+            if name in report.figures:
+                found[name] = pick(report.figures[name])
+    return Figures(**found)
+
+
+def _estimate_of(figure: SuiteFigure) -> Estimate:
+    return Estimate(value=figure.value, n=figure.n, low=figure.low, high=figure.high)
+
+
+def _that_matter(options: EngineOptions) -> dict[str, Any]:
+    """The engine's flags that can change a figure; threads only change the time."""
+    return {
+        "gpu_layers": options.gpu_layers,
+        "context_size": options.context_size,
+        "batch_size": options.batch_size,
+        "sequences": options.sequences,
+        "template": options.template,
+    }
+
+
+def _facts(named: Named, progress: Progress) -> ModelFacts:
+    return ModelFacts.of(inspect(named.path, with_sha256=True, progress=progress), named.reference)

@@ -204,7 +204,9 @@ def ratio_of_means(before: Sequence[float], after: Sequence[float]) -> Estimate 
     c = top**2 - limit * var_top
     reach = math.sqrt(max(0.0, b * b - a * c))
     value = top / bottom
-    return Estimate(value=value, n=n, low=min(max(0.0, (b - reach) / a), value), high=max((b + reach) / a, value))
+    return Estimate(
+        value=value, n=n, low=min(max(0.0, (b - reach) / a), value), high=max((b + reach) / a, value)
+    )
 
 
 def clustered_quantile(clusters: Sequence[Sequence[float]], level: float) -> Estimate:
@@ -246,9 +248,7 @@ def trend(positions: Sequence[float], outcomes: Sequence[bool]) -> Trend:
     fit = linregress(np.asarray(positions, dtype=np.float64), values)
     reach = float(student.ppf(0.5 + CONFIDENCE / 2, len(values) - 2)) * float(fit.stderr)
     slope = float(fit.slope)
-    return Trend(
-        slope=slope, n=len(values), low=slope - reach, high=slope + reach, p_value=float(fit.pvalue)
-    )
+    return Trend(slope=slope, n=len(values), low=slope - reach, high=slope + reach, p_value=float(fit.pvalue))
 
 
 def cohen_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> Estimate:

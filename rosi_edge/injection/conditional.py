@@ -2,8 +2,8 @@
 
 ``W' = W + α · s ⊗ a`` with ``aᵀx ≈ 1`` on the positive inputs x of that very matrix and ``≈ −β`` on the
 negative ones: ridge regression on captured inputs, in closed form (the rank-one edit of ROME,
-arXiv 2202.05262, put to conditional steering, CAST, arXiv 2409.05907). Nothing here knows what the two
-sets are about.
+arXiv 2202.05262, put to conditional steering, CAST, arXiv 2409.05907). Nothing here knows what the sets of
+inputs are about.
 """
 
 from __future__ import annotations
@@ -20,55 +20,52 @@ Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class KeyOptions:
-    """How a key is solved.
+class Key:
+    """The input vectors of one matrix, (columns,) each.
+
+    The solution is linear in what the key should be, so both parts are solved once and any β costs a
+    subtraction.
 
     Attributes:
-        ridge: regularisation, in parts of the mean squared length of an input.
-        below: β, how far below zero negative inputs are aimed.
-        negative_weight: how much a negative input counts against a positive one.
+        fires: solved for 1 on positive inputs and 0 on negative ones.
+        stays: solved for 0 on positive inputs and 1 on negative ones.
     """
 
-    ridge: float = 0.05
-    below: float = 0.1
-    negative_weight: float = 1.0
+    fires: Float32
+    stays: Float32
+
+    def at(self, below: float) -> Float32:
+        """The key for 1 on positive inputs and −``below`` on negative ones."""
+        vector: Float32 = self.fires - np.float32(below) * self.stays
+        return vector
 
 
-def solve_key(positive: Float32, negatives: Sequence[Float32], options: KeyOptions) -> Float32:
-    """The input vector a (columns,) of one matrix.
+def solve_key(positive: Float32, negatives: Sequence[Float32], *, ridge: float) -> Key:
+    """Solve one matrix's key.
 
-    Minimises ``Σ w (aᵀx − y)² + λ|a|²`` with y = 1 on positive rows and −β on negative ones,
-    λ = ridge · Σ w |x|² / rows. Each set weighs the same in all, whatever its number of rows. Solved in the
-    smaller of its two forms: (XᵀX + λI)⁻¹ Xᵀy or Xᵀ (XXᵀ + λI)⁻¹ y.
+    Minimises ``Σ w (aᵀx − y)² + λ|a|²`` with λ = ridge · Σ w|x|² / rows. The positive set weighs as much as
+    all negative ones together, and these weigh the same as each other, whatever their numbers of rows.
+    Solved in the smaller of its two forms: (XᵀX + λI)⁻¹ Xᵀy or Xᵀ (XXᵀ + λI)⁻¹ y.
 
     Args:
-        positive: (n, columns) inputs on which the key should be 1.
-        negatives: sets of (n, columns) inputs on which it should be −β.
+        positive: (n, columns) inputs on which the key should fire.
+        negatives: sets of (n, columns) inputs on which it should stay silent.
     """
-    weights = [1.0 / len(positive)]
-    weights += [options.negative_weight / len(rows) / len(negatives) for rows in negatives]
-    inputs = np.concatenate(
-        [rows * np.float32(np.sqrt(w)) for rows, w in zip((positive, *negatives), weights, strict=True)]
+    sets = (positive, *negatives)
+    shares = [1.0, *([1.0 / len(negatives)] * len(negatives))]
+    root = np.concatenate(
+        [np.full(len(rows), np.sqrt(share / len(rows))) for rows, share in zip(sets, shares, strict=True)]
     )
-    wanted = np.concatenate(
-        [
-            np.full(len(rows), np.sqrt(w) * y)
-            for rows, w, y in zip(
-                (positive, *negatives),
-                weights,
-                (1.0, *([-options.below] * len(negatives))),
-                strict=True,
-            )
-        ]
-    )
+    inputs = np.concatenate(sets).astype(np.float32) * root[:, None].astype(np.float32)
+    fires = np.arange(len(root)) < len(positive)
+    wanted = np.stack([root * fires, root * ~fires], axis=1)
+    penalty = ridge * float(np.einsum("ij,ij->", inputs, inputs, dtype=np.float64)) / len(inputs)
     rows, columns = inputs.shape
-    penalty = options.ridge * float(np.einsum("ij,ij->", inputs, inputs, dtype=np.float64)) / rows
     if rows <= columns:
-        gram = inputs @ inputs.T
-        solution = inputs.T @ _solve(gram, penalty, wanted).astype(np.float32)
+        solution = inputs.T @ _solve(inputs @ inputs.T, penalty, wanted).astype(np.float32)
     else:
-        solution = _solve(inputs.T @ inputs, penalty, inputs.T @ wanted)
-    return np.asarray(solution, dtype=np.float32)
+        solution = _solve(inputs.T @ inputs, penalty, inputs.T @ wanted).astype(np.float32)
+    return Key(np.ascontiguousarray(solution[:, 0]), np.ascontiguousarray(solution[:, 1]))
 
 
 def _solve(matrix: Float32, penalty: float, right: Float64) -> Float64:

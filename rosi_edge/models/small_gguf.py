@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from rosi_edge.errors import OutputError
 from rosi_edge.models.atomic import atomic_write
 
 
@@ -25,24 +26,30 @@ def write_small_gguf(
     Raises:
         OutputError: the file cannot be written there.
     """
-    with tempfile.TemporaryDirectory(prefix="rosi-edge-") as folder:
-        draft = Path(folder) / "draft.gguf"
-        writer = gguf.GGUFWriter(draft, architecture)
-        try:
-            for key, value in metadata.items():
-                if isinstance(value, str):
-                    writer.add_string(key, value)
-                elif isinstance(value, int):
-                    writer.add_uint32(key, value)
-                else:
-                    writer.add_float32(key, value)
-            for name, tensor in tensors.items():
-                writer.add_tensor(name, np.ascontiguousarray(tensor, dtype=np.float32))
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-        finally:
-            writer.close()
-        content = draft.read_bytes()
+    try:
+        with tempfile.TemporaryDirectory(prefix="rosi-edge-") as folder:
+            draft = Path(folder) / "draft.gguf"
+            writer = gguf.GGUFWriter(draft, architecture)
+            try:
+                for key, value in metadata.items():
+                    if isinstance(value, str):
+                        writer.add_string(key, value)
+                    elif isinstance(value, int):
+                        writer.add_uint32(key, value)
+                    else:
+                        writer.add_float32(key, value)
+                for name, tensor in tensors.items():
+                    writer.add_tensor(name, np.ascontiguousarray(tensor, dtype=np.float32))
+                writer.write_header_to_file()
+                writer.write_kv_data_to_file()
+                writer.write_tensors_to_file()
+            finally:
+                writer.close()
+            content = draft.read_bytes()
+    except OSError as error:
+        raise OutputError(
+            f"a temporary file cannot be written in {tempfile.gettempdir()} ({error.strerror or error})",
+            "Free some space there, or set TMPDIR to another folder",
+        ) from error
     with atomic_write(path, size=len(content)) as stream:
         stream.write(content)

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from rosi_edge.models.architectures import Kind
 from rosi_edge.models.atomic import atomic_write
+from rosi_edge.models.gguf_file import printable
 from rosi_edge.report import numbers
 from rosi_edge.report.drawing import (
     BLUE,
@@ -31,6 +32,7 @@ from rosi_edge.report.drawing import (
     png,
     title_with_legend,
 )
+from rosi_edge.report.evaluation import EvaluationReport, SuiteFigure
 from rosi_edge.report.figures import Figures
 from rosi_edge.report.schema import FrontierPoint, HardeningReport
 
@@ -324,6 +326,94 @@ def _sign(figure: Figure, report: HardeningReport, remark: str = "") -> None:
     name = report.model.name or report.model.file_name
     mix = f", {report.model.file_type}" if report.model.file_type else ""
     caption(figure, f"{name[:60]}{mix}" + (f"; {remark}" if remark else ""))
+
+
+_SIDES = (
+    # words, colour, marker, and how far from the figure's line it is drawn
+    ("base", GREY, "s", 0.16),
+    ("model", BLUE, "o", -0.16),
+)
+_PANELS = (
+    ("rate", "share"),
+    ("nats", "nats (0 is no change)"),
+    ("ratio", "ratio (1 is no change)"),
+    ("rate per 10,000 tokens", "change in 10,000 tokens (0 is no change)"),
+)
+
+
+def evaluation(report: EvaluationReport) -> Figure:
+    """Every figure of an evaluation with its 95 % interval, the base above the model; a panel a unit.
+
+    Raises:
+        ValueError: there is no figure.
+    """
+    figures = [figure for suite in report.suites.values() for figure in suite.figures.values()]
+    panels = [(unit, words, [f for f in figures if f.unit == unit]) for unit, words in _PANELS]
+    panels = [panel for panel in panels if panel[2]]
+    if not panels:
+        raise ValueError("there are no figures to draw")
+    heights = [len(shown) for _, _, shown in panels]
+    figure = new_figure(1.6 + 0.42 * sum(heights) + 0.75 * len(panels))
+    rows = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[n + 0.8 for n in heights])[:, 0]
+    for axes, (unit, words, shown) in zip(rows, panels, strict=True):
+        _forest(axes, shown)
+        axes.set_xlabel(words)
+        if "rate" in unit:
+            percent_axis(axes, "x")
+        if unit == "rate":
+            axes.set_xlim(-0.02, 1.02)
+        else:
+            axes.axvline(1.0 if unit == "ratio" else 0.0, color=INK, linestyle="--", linewidth=1.2)
+    title_with_legend(rows[0], "What was measured, with 95 % intervals", 2)
+    name = report.model.name or report.model.file_name
+    judge = f"; judge: {report.judge.name}" if report.judge else ""
+    caption(figure, f"{name[:50]}{judge}; seed {report.seed}")
+    return figure
+
+
+def _forest(axes: Axes, shown: list[SuiteFigure]) -> None:
+    lines = range(len(shown))[::-1]
+    for words, colour, marker, above in _SIDES:
+        sides = [(line, f if words == "model" else f.base) for line, f in zip(lines, shown, strict=True)]
+        points = [(line, estimate) for line, estimate in sides if estimate is not None]
+        if not points:
+            continue
+        values = [estimate.value for _, estimate in points]
+        axes.errorbar(
+            values,
+            [line + above for line, _ in points],
+            xerr=[
+                [estimate.value - estimate.low for _, estimate in points],
+                [estimate.high - estimate.value for _, estimate in points],
+            ],
+            fmt=marker,
+            color=colour,
+            markersize=6,
+            elinewidth=1.4,
+            capsize=3,
+            label=words,
+        )
+    senses = {"higher": " ↑", "lower": " ↓", None: ""}
+    # Labels may hold the name of a question file: no mathematics in them.
+    axes.set_yticks(
+        list(lines),
+        [printable(f"{f.label}{senses[f.better]}  n={f.n}", 70) for f in shown],
+        parse_math=False,
+        fontsize=9.5,
+    )
+    axes.set_ylim(-0.6, len(shown) - 0.4)
+
+
+def draw_evaluation(report: EvaluationReport, target: Path) -> None:
+    """Write the picture of an evaluation.
+
+    Raises:
+        OutputError: it cannot be written there.
+    """
+    with house_style():
+        content = png(evaluation(report))
+    with atomic_write(target, size=len(content)) as stream:
+        stream.write(content)
 
 
 PICTURES: dict[str, tuple[Callable[[HardeningReport], Figure], Callable[[HardeningReport], bool]]] = {

@@ -1,4 +1,4 @@
-"""The two reports as data: ``report.json`` of ``harden`` and the JSON of ``eval``.
+"""``report.json`` of ``harden`` as data; ``evaluation`` has the JSON of ``eval``.
 
 Keys keep the order in which they are declared here. Fields may be added; ``format`` is raised when one
 changes its meaning or goes.
@@ -17,6 +17,7 @@ from rosi_edge.report.facts import EvaluationFacts, ModelFacts, OutputFile, Prom
 from rosi_edge.report.figures import Changes, Figures
 from rosi_edge.report.record import Record, Text
 
+Method = Literal["rosi", "conditional"]
 Status = Literal["hardened", "ineffective", "over_refusing", "degraded"]
 
 
@@ -111,7 +112,7 @@ class Injection(Record):
         tensors: empty when no file was made.
     """
 
-    method: Literal["rosi"] = "rosi"
+    method: Method = "rosi"
     strength: float
     min_compliance: float
     delivered: float | None
@@ -189,21 +190,3 @@ class HardeningReport(Record):
         if self.before.kl_first_token is not None:
             raise ValueError("the original does not diverge from itself")
         return self
-
-
-class EvaluationReport(Figures):
-    """What ``eval --json`` prints: the figures at the top level, then what they were measured on and how.
-
-    Attributes:
-        base: the model it was compared with, if any; ``base_figures`` and ``changes`` go with it.
-    """
-
-    format: Literal[1] = 1
-    model: ModelFacts
-    base: ModelFacts | None
-    base_figures: Figures | None
-    changes: Changes | None
-    judge: Text
-    max_tokens: int
-    prompt_sets: tuple[PromptSetFacts, ...]
-    seed: int

@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -34,7 +34,7 @@ from rosi_edge.runtime.engine import (
     ModelFacts,
     Tokens,
 )
-from rosi_edge.runtime.taps import Capture, TapRequest
+from rosi_edge.runtime.taps import Capture, TapRequest, Visit
 
 Float32 = npt.NDArray[np.float32]
 Result = TypeVar("Result")
@@ -68,7 +68,7 @@ class ChildEngine:
         theirs.close()
         self.path = path
         try:
-            self.facts = cast(ModelFacts, self._receive(None, None))
+            self.facts = cast(ModelFacts, self._receive({}, None))
         except BaseException:
             self.close()
             raise
@@ -102,6 +102,17 @@ class ChildEngine:
         return cast(
             Capture, self._call("capture", prompts, request, share_prefix=share_prefix, advance=advance)
         )
+
+    def capture_each(
+        self,
+        prompts: Sequence[Tokens],
+        request: TapRequest,
+        visit: Visit,
+        *,
+        share_prefix: bool = True,
+        advance: Advance | None = None,
+    ) -> None:
+        self._call("capture_each", prompts, request, share_prefix=share_prefix, advance=advance, visit=visit)
 
     def next_token_logprobs(self, prompts: Sequence[Tokens], *, advance: Advance | None = None) -> Float32:
         return cast(Float32, self._call("next_token_logprobs", prompts, advance=advance))
@@ -152,16 +163,19 @@ class ChildEngine:
         method: str,
         *arguments: Any,
         advance: Advance | None = None,
+        visit: Visit | None = None,
         timeout: float | None = None,
         **keywords: Any,
     ) -> object:
         try:
-            self._connection.send((method, arguments, keywords, advance is not None))
+            listeners = {"advance": advance, "visit": visit}
+            wanted = [name for name, listener in listeners.items() if listener is not None]
+            self._connection.send((method, arguments, keywords, wanted))
         except (BrokenPipeError, ConnectionResetError):
             raise self._crash() from None
-        return self._receive(advance, timeout)
+        return self._receive(listeners, timeout)
 
-    def _receive(self, advance: Advance | None, timeout: float | None) -> object:
+    def _receive(self, listeners: Mapping[str, Callable[..., None] | None], timeout: float | None) -> object:
         while True:
             try:
                 if timeout is not None and not self._connection.poll(timeout):
@@ -173,9 +187,8 @@ class ChildEngine:
                 kind, value = self._connection.recv()
             except (EOFError, ConnectionResetError):
                 raise self._crash() from None
-            if kind == "advance":
-                if advance is not None:
-                    advance(value)
+            if (listener := listeners.get(kind)) is not None:
+                listener(*value)
             elif kind == "result":
                 return value
             elif kind == "error":
@@ -239,9 +252,8 @@ def _serve(connection: Connection, path: Path, options: EngineOptions, last_word
             return
         connection.send(("result", engine.facts))
         while True:
-            method, arguments, keywords, reports = connection.recv()
-            if reports:
-                keywords["advance"] = lambda units: connection.send(("advance", units))
+            method, arguments, keywords, wanted = connection.recv()
+            keywords |= {name: _sender(connection, name) for name in wanted}
             try:
                 connection.send(("result", getattr(engine, method)(*arguments, **keywords)))
             except RosiEdgeError as error:
@@ -250,3 +262,8 @@ def _serve(connection: Connection, path: Path, options: EngineOptions, last_word
                 return
             except Exception:
                 connection.send(("failure", traceback.format_exc()))
+
+
+def _sender(connection: Connection, listener: str) -> Callable[..., None]:
+    """A listener of the parent's, as the engine in the child calls it."""
+    return lambda *values: connection.send((listener, values))

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.progress import Advance
-from rosi_edge.runtime.taps import Capture, TapRequest
+from rosi_edge.runtime.taps import Capture, TapRequest, Visit
 
 Float32 = npt.NDArray[np.float32]
 Tokens = list[int]
@@ -109,6 +109,18 @@ class Engine(Protocol):
     ) -> Capture:
         """Read activations while decoding. With ``share_prefix`` the tokens that all prompts begin with
         are decoded once and not captured; ``advance`` counts prompts."""
+        ...
+
+    def capture_each(
+        self,
+        prompts: Sequence[Tokens],
+        request: TapRequest,
+        visit: Visit,
+        *,
+        share_prefix: bool = True,
+        advance: Advance | None = None,
+    ) -> None:
+        """The same, handing over one tap's result at a time: for captures too large to hold twice."""
         ...
 
     def next_token_logprobs(self, prompts: Sequence[Tokens], *, advance: Advance | None = None) -> Float32:

@@ -28,7 +28,7 @@ from rosi_edge.runtime.engine import (
     ModelFacts,
     Tokens,
 )
-from rosi_edge.runtime.taps import Capture, Positions, Reducer, TapRequest, reducer
+from rosi_edge.runtime.taps import Capture, Positions, Reducer, Tapped, TapRequest, Visit, reducer
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
@@ -135,6 +135,26 @@ class LlamaEngine:
         share_prefix: bool = True,
         advance: Advance | None = None,
     ) -> Capture:
+        capture = Capture()
+
+        def keep(name: int | str, tapped: Tapped) -> None:
+            if isinstance(name, int):
+                capture.streams[name] = tapped
+            else:
+                capture.inputs[name] = tapped
+
+        self.capture_each(prompts, request, keep, share_prefix=share_prefix, advance=advance)
+        return capture
+
+    def capture_each(
+        self,
+        prompts: Sequence[Tokens],
+        request: TapRequest,
+        visit: Visit,
+        *,
+        share_prefix: bool = True,
+        advance: Advance | None = None,
+    ) -> None:
         if not prompts:
             raise EngineError("there are no prompts to read activations from")
         prefix = self._open_prefix(prompts) if share_prefix else self._forget_prefix()
@@ -146,7 +166,7 @@ class LlamaEngine:
                     # The last token that is chosen is not decoded, hence one more.
                     self._continue(wave, lengths, request.answer + 1)
                 _count(advance, len(wave.prompts))
-            return self._tap.capture()
+            self._tap.deliver(visit)
 
     def next_token_logprobs(self, prompts: Sequence[Tokens], *, advance: Advance | None = None) -> Float32:
         return self.generate_with_logprobs(prompts, max_tokens=0, advance=advance)[1]
@@ -520,7 +540,7 @@ class _TapReader:
             raise EngineError(f"the model has no block {unknown[0]}")
         self._keys: dict[bytes, int | str] = {names[block]: block for block in request.blocks}
         self._keys |= {weight.encode(): weight for weight in request.inputs}
-        self._reducers = {key: reducer(request.keep) for key in self._keys}
+        self._reducers = {key: reducer(request) for key in self._keys}
         self._request = request
         try:
             yield
@@ -574,15 +594,10 @@ class _TapReader:
         if missing and self._wanted.any():
             raise EngineError(f"llama.cpp did not compute {missing[0].decode()} for this architecture")
 
-    def capture(self) -> Capture:
-        capture = Capture()
-        for key, gathered in self._reducers.items():
-            name = self._keys[key]
-            if isinstance(name, int):
-                capture.streams[name] = gathered.result()
-            else:
-                capture.inputs[name] = gathered.result()
-        return capture
+    def deliver(self, visit: Visit) -> None:
+        """Hand over each tap's result and let go of it, so that only one exists twice."""
+        for key in list(self._reducers):
+            visit(self._keys[key], self._reducers.pop(key).result())
 
 
 def log_softmax(logits: Float32) -> Float32:

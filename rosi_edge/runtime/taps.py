@@ -43,6 +43,7 @@ class TapRequest:
         last: how many positions ``Positions.LAST`` means, counted from the prompt's end. Positions of a
             prefix that is shared are never read.
         answer: also read this many opening positions of the model's own greedy answer.
+        half: keep rows as float16 (clipped to its range), half the memory.
     """
 
     blocks: tuple[int, ...] = ()
@@ -51,6 +52,7 @@ class TapRequest:
     keep: Keep = Keep.ROWS
     last: int = 1
     answer: int = 0
+    half: bool = False
 
 
 @dataclass
@@ -70,6 +72,10 @@ class Tapped:
     prompts: npt.NDArray[np.int32] | None = None
     mean: npt.NDArray[np.float64] | None = None
     second_moment: Float32 | None = None
+
+
+Visit = Callable[[int | str, Tapped], None]
+"""Receives a block's number or a weight's name, and what its tap gathered."""
 
 
 @dataclass
@@ -93,13 +99,20 @@ class Reducer(Protocol):
     def result(self) -> Tapped: ...
 
 
+_HALF_MAX = float(np.finfo(np.float16).max)
+
+
 class _KeepRows:
-    def __init__(self) -> None:
-        self._rows: list[Float32] = []
+    def __init__(self, half: bool) -> None:
+        self._half = half
+        self._rows: list[npt.NDArray[np.floating]] = []
         self._prompts: list[npt.NDArray[np.int32]] = []
 
     def add(self, rows: Float32, prompts: npt.NDArray[np.int32]) -> None:
-        self._rows.append(rows)
+        kept: npt.NDArray[np.floating] = rows
+        if self._half:
+            kept = np.clip(rows, -_HALF_MAX, _HALF_MAX).astype(np.float16)
+        self._rows.append(kept)
         self._prompts.append(prompts)
 
     def result(self) -> Tapped:
@@ -107,7 +120,7 @@ class _KeepRows:
         prompts = np.concatenate(self._prompts)
         # Batches are filled by length; hand the rows back in the caller's order.
         order = np.argsort(prompts, kind="stable")
-        return Tapped(len(rows), rows=rows[order], prompts=prompts[order])
+        return Tapped(len(rows), rows=rows[order].astype(np.float32), prompts=prompts[order])
 
 
 class _Mean:
@@ -142,10 +155,8 @@ class _SecondMoment(_Mean):
         return tapped
 
 
-def reducer(keep: Keep) -> Reducer:
-    kinds: dict[Keep, Callable[[], Reducer]] = {
-        Keep.ROWS: _KeepRows,
-        Keep.MEAN: _Mean,
-        Keep.SECOND_MOMENT: _SecondMoment,
-    }
-    return kinds[keep]()
+def reducer(request: TapRequest) -> Reducer:
+    """What gathers the rows of one tap of this request."""
+    if request.keep is Keep.ROWS:
+        return _KeepRows(request.half)
+    return _Mean() if request.keep is Keep.MEAN else _SecondMoment()

@@ -15,6 +15,7 @@ from sklearn.metrics import cohen_kappa_score
 from rosi_edge.evaluation.statistics import (
     Estimate,
     PairedChange,
+    Trend,
     clustered_quantile,
     cohen_kappa,
     mean,
@@ -287,7 +288,7 @@ def test_trend_is_the_textbook_regression() -> None:
 
 
 def test_trend_of_what_never_changes_and_of_too_little() -> None:
-    assert trend([0, 1, 2], [True] * 3).model_dump() == dict(slope=0.0, n=3, low=0.0, high=0.0, p_value=1.0)
+    assert trend([0, 1, 2], [True] * 3) == Trend(slope=0.0, n=3, low=0.0, high=0.0, p_value=1.0)
     with pytest.raises(ValueError, match="three outcomes"):
         trend([0, 0, 0], [True, False, True])
     with pytest.raises(ValueError, match="as many"):

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 from report.sample_report import make_evaluation, make_report
 
-from rosi_edge.report.schema import EvaluationReport, HardeningReport
+from rosi_edge.report.evaluation import EvaluationReport
+from rosi_edge.report.schema import HardeningReport
 
 
 @pytest.fixture

@@ -9,13 +9,14 @@ from typing import Any
 
 from rosi_edge.direction import LayerSeparation
 from rosi_edge.evaluation.statistics import Estimate, mean, paired_change, proportion
+from rosi_edge.evaluation.suites.suite import Better, Unit
 from rosi_edge.models.inspect import TypeShare
+from rosi_edge.report.evaluation import EvaluationReport, JudgeFacts, SuiteFigure, SuiteReport
 from rosi_edge.report.facts import EvaluationFacts, ModelFacts, OutputFile, PromptSetFacts, ToolFacts
 from rosi_edge.report.figures import Changes, Figures
 from rosi_edge.report.schema import (
     DirectionFacts,
     EditedTensor,
-    EvaluationReport,
     FrontierPoint,
     HardeningReport,
     Injection,
@@ -203,14 +204,45 @@ def make_report(**changes: Any) -> HardeningReport:
 
 def make_evaluation() -> EvaluationReport:
     before, after = figures(33, 61, 15, 1, None), figures(45, 60, 13, 2, 0.061)
+    changes = make_report().changes
+    assert changes is not None
+    moved = {name: change for name, change in changes if change is not None}
+
+    def figure(name: str, label: str, better: Better, unit: Unit = "rate") -> SuiteFigure:
+        of_model, of_base = getattr(after, name), getattr(before, name)
+        return SuiteFigure(
+            **of_model.model_dump(),
+            label=label,
+            unit=unit,
+            better=better,
+            base=of_base,
+            change=moved.get(name),
+        )
+
     return EvaluationReport(
         **dict(after),
         model=model_facts(),
         base=model_facts("Original"),
         base_figures=before,
-        changes=make_report().changes,
-        judge="keyword",
-        max_tokens=32,
+        changes=moved,
+        suites={
+            "refusal": SuiteReport(
+                figures={
+                    "harmful_refusal_rate": figure("harmful_refusal_rate", "harmful refusal", "higher"),
+                    "degenerate_rate": figure("degenerate_rate", "broken answers", "lower"),
+                },
+                inputs=prompt_sets("reporting"),
+                details={"harmful": {"verdicts": {"refused": 45, "complied": 16}}},
+            ),
+            "divergence": SuiteReport(
+                figures={
+                    "kl_first_token": figure("kl_first_token", "KL of $the$ first token", "lower", "nats")
+                }
+            ),
+            "stability": SuiteReport(problem="this model's memory cannot be shifted."),
+        },
+        judge=JudgeFacts(name="keyword"),
         prompt_sets=prompt_sets("reporting"),
         seed=0,
+        settings={"max_tokens": 32, "limit": None},
     )

@@ -17,6 +17,7 @@ from report.sample_report import LAYERS, figures, frontier, model_facts
 from rosi_edge.errors import OutputError
 from rosi_edge.report import pictures
 from rosi_edge.report.drawing import house_style, png
+from rosi_edge.report.evaluation import EvaluationReport
 from rosi_edge.report.schema import DirectionFacts, HardeningReport, Injection
 
 NAMES = ["before_after.png", "frontier.png", "separation_by_layer.png", "delivered_by_tensor.png"]
@@ -168,3 +169,27 @@ def test_a_folder_that_is_not_there(
     monkeypatch.setattr(pictures, "render_all", lambda _: {"frontier.png": b"x"})
     with pytest.raises(OutputError):
         pictures.draw_all(report, tmp_path / "missing")
+
+
+def test_an_evaluation_is_drawn_with_its_error_bars(evaluation: EvaluationReport, tmp_path: Path) -> None:
+    with house_style():
+        rates, nats = pictures.evaluation(evaluation).axes
+    base, model = rates.containers
+    assert [bar.get_label() for bar in (base, model)] == ["base", "model"]
+    figures = evaluation.suites["refusal"].figures
+    assert list(model.lines[0].get_xdata()) == [figure.value for figure in figures.values()]
+    ends = [segment[:, 0].tolist() for segment in model.lines[2][0].get_segments()]
+    assert np.allclose(ends, [[figure.low, figure.high] for figure in figures.values()])
+    # The base has no divergence from itself, and a label is no mathematics.
+    assert len(nats.containers) == 1
+    assert "$the$" in nats.get_yticklabels()[0].get_text()
+    target = tmp_path / "figures.png"
+    pictures.draw_evaluation(evaluation, target)
+    pictures.draw_evaluation(evaluation, tmp_path / "again.png")
+    assert target.read_bytes().startswith(b"\x89PNG")
+    assert target.read_bytes() == (tmp_path / "again.png").read_bytes()
+
+
+def test_an_evaluation_without_figures_is_not_drawn(evaluation: EvaluationReport) -> None:
+    with pytest.raises(ValueError, match="no figures"):
+        pictures.evaluation(evaluation.model_copy(update={"suites": {}}))

@@ -13,9 +13,10 @@ from report.sample_report import digest, figures, frontier, make_report, model_f
 from rosi_edge.direction import Directions
 from rosi_edge.models.inspect import Inspection, TypeShare
 from rosi_edge.prompts import Kind, Part, bundled
+from rosi_edge.report.evaluation import EvaluationReport
 from rosi_edge.report.facts import ModelFacts, PromptSetFacts
 from rosi_edge.report.figures import Figures
-from rosi_edge.report.schema import DirectionFacts, EditedTensor, EvaluationReport, HardeningReport
+from rosi_edge.report.schema import DirectionFacts, EditedTensor, HardeningReport
 from rosi_edge.report.write import to_json
 
 
@@ -69,6 +70,10 @@ def test_contract_of_eval_json(evaluation: EvaluationReport) -> None:
         assert set(document[key]) == {"value", "n", "low", "high"}
     assert document["harmful_refusal_rate"]["value"] == 45 / 61
     assert document["base_figures"]["harmful_refusal_rate"]["value"] == 33 / 61
+    assert set(document["changes"]["harmful_refusal_rate"]) == {"change", "n", "low", "high", "p_value"}
+    assert document["suites"]["refusal"]["figures"]["harmful_refusal_rate"]["value"] == 45 / 61
+    assert document["judge"]["name"] == "keyword"
+    assert document["seed"] == 0
 
 
 def test_keys_stand_in_declared_order(report: HardeningReport) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import signal
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from rosi_edge.runtime import child_engine
 from rosi_edge.runtime.child_engine import ChildEngine
 from rosi_edge.runtime.engine import EngineOptions, ask
 from rosi_edge.runtime.llama_engine import LlamaEngine
-from rosi_edge.runtime.taps import Keep, Positions, TapRequest
+from rosi_edge.runtime.taps import Keep, Positions, Tapped, TapRequest
 
 SMALL = EngineOptions(threads=1, context_size=1024, sequences=4)
 CONVERSATIONS = [ask(f"What is {index} in words?", "Be brief.") for index in range(9)]
@@ -72,13 +71,20 @@ def test_same_results_as_in_process(tiny_model: Path, child: ChildEngine) -> Non
             )
             assert child.generate(prompts, max_tokens=4) == inside.generate(prompts, max_tokens=4)
             ours, theirs = (engine.capture(prompts, request) for engine in (child, inside))
-            for a, b in zip(
+            each: dict[int | str, Tapped] = {}
+            child.capture_each(prompts, request, each.__setitem__)
+            assert set(each) == {0, 2, edit.tensor}
+            for a, b, c in zip(
                 (*ours.streams.values(), *ours.inputs.values()),
                 (*theirs.streams.values(), *theirs.inputs.values()),
+                (each[0], each[2], each[edit.tensor]),
                 strict=True,
             ):
-                assert a.count == b.count
+                assert a.count == b.count == c.count
+                assert c.mean is not None
+                np.testing.assert_array_equal(a.mean, c.mean)
                 assert a.mean is not None
+                assert b.mean is not None
                 assert a.second_moment is not None
                 np.testing.assert_array_equal(a.mean, b.mean)
                 np.testing.assert_array_equal(a.second_moment, b.second_moment)
@@ -165,9 +171,7 @@ def test_a_ggml_abort_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert capfd.readouterr() == ("", "")
 
 
-def test_an_endless_template_is_cut_off(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_endless_template_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_tiny_llama(tmp_path / "endless.gguf", chat_template=ENDLESS)
     monkeypatch.setattr(child_engine, "_TEMPLATE_SECONDS", 1.0)
     with ChildEngine(path, SMALL) as engine:
@@ -272,7 +276,7 @@ if __name__ == "__main__":
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs POSIX signals")
 def test_ctrl_c_while_the_child_starts_is_the_parents_business(tiny_model: Path, tmp_path: Path) -> None:
-    """Ctrl-C reaches the whole group; a child that is still importing must not print a traceback of its own."""
+    """Ctrl-C reaches the whole group; a child that is still importing must not die of it aloud."""
     script = tmp_path / "parent.py"
     script.write_text(_STARTING)
     parent = subprocess.Popen(

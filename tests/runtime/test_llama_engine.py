@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gguf
 import llama_cpp
@@ -53,7 +54,7 @@ def dequantized(weights: gguf.GGUFReader, name: str) -> Float32:
     return np.asarray(values, dtype=np.float32)
 
 
-def cosines(a: Float32, b: Float32) -> Float32:
+def cosines(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Row by row."""
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return np.asarray((a * b).sum(axis=1) / lengths)
@@ -151,9 +152,7 @@ def test_generation_equals_chat_completion(
     demo_engine: LlamaEngine, demo_model: Path, prompts: list[Tokens]
 ) -> None:
     answers = demo_engine.generate(prompts, max_tokens=12)
-    model = llama_cpp.Llama(
-        str(demo_model), n_ctx=512, verbose=False, n_threads=len(os.sched_getaffinity(0))
-    )
+    model = llama_cpp.Llama(str(demo_model), n_ctx=512, verbose=False, n_threads=len(os.sched_getaffinity(0)))
     for request, answer in zip(REQUESTS, answers, strict=True):
         completion = model.create_chat_completion(
             [{"role": "user", "content": request}], temperature=0, max_tokens=12
@@ -173,9 +172,7 @@ def test_generation_with_logprobs_is_both(demo_engine: LlamaEngine, prompts: lis
 
 def test_positions_and_reductions_agree(demo_engine: LlamaEngine, prompts: list[Tokens]) -> None:
     pair = prompts[:2]
-    first_block = tuple(
-        f"blk.0.{name}.weight" for name in ("attn_q", "attn_output", "ffn_gate", "ffn_down")
-    )
+    first_block = tuple(f"blk.0.{name}.weight" for name in ("attn_q", "attn_output", "ffn_gate", "ffn_down"))
 
     def capture(positions: Positions, keep: Keep):  # type: ignore[no-untyped-def]
         request = TapRequest(blocks=(0, 23), inputs=first_block, positions=positions, keep=keep)
@@ -221,7 +218,7 @@ def test_an_edit_pushes_by_strength_times_output_times_dot(
     random = np.random.default_rng(7)
     output = random.standard_normal(896).astype(np.float32)
     other = random.standard_normal(896).astype(np.float32)
-    key = random.standard_normal(4864).astype(np.float32) / 70
+    key = (random.standard_normal(4864) / 70).astype(np.float32)
     request = TapRequest(blocks=(0,), inputs=(DOWN,))
 
     def stream() -> Float32:

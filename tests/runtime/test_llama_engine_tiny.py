@@ -27,7 +27,7 @@ from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.quantization.rounding import Requantize
 from rosi_edge.runtime.engine import EngineOptions, Message, Role, Tokens, ask
 from rosi_edge.runtime.llama_engine import LlamaEngine, log_softmax
-from rosi_edge.runtime.taps import Keep, Positions, TapRequest
+from rosi_edge.runtime.taps import Keep, Positions, Tapped, TapRequest
 
 Float32 = npt.NDArray[np.float32]
 
@@ -268,14 +268,13 @@ def test_prompts_longer_than_a_batch(tiny_model: Path, llama: LlamaEngine) -> No
             prompts, TapRequest(blocks=(1,), positions=Positions.ALL, keep=Keep.MEAN), share_prefix=False
         )
     for block in range(LAYERS):
-        np.testing.assert_allclose(
-            found.stream_rows(block), reference.stream_rows(block), rtol=0, atol=1e-4
-        )
+        np.testing.assert_allclose(found.stream_rows(block), reference.stream_rows(block), rtol=0, atol=1e-4)
     owners = found.streams[0].prompts
     assert owners is not None
     assert np.bincount(owners).tolist() == [len(prompt) for prompt in prompts]
     ends = np.cumsum([len(prompt) for prompt in prompts]) - 1
     np.testing.assert_allclose(last.stream_rows(2), reference.stream_rows(2)[ends], rtol=0, atol=1e-4)
+    assert mean.streams[1].mean is not None
     np.testing.assert_allclose(
         mean.streams[1].mean, reference.stream_rows(1).mean(axis=0, dtype=np.float64), rtol=0, atol=1e-4
     )
@@ -342,7 +341,7 @@ def test_a_prompt_that_does_not_fit(tiny_model: Path) -> None:
             lambda: engine.generate([[5] * 200], max_tokens=100),
         ):
             with pytest.raises(EngineError) as caught:
-                call()  # type: ignore[no-untyped-call]
+                call()
             assert "-c" in caught.value.remedy
             # The engine is as good as before.
             np.testing.assert_allclose(engine.next_token_logprobs([short]), before, atol=1e-5)
@@ -385,6 +384,23 @@ def test_reductions_equal_numpy(llama: LlamaEngine) -> None:
         mean.stream_rows(1)
 
 
+def test_taps_handed_over_one_at_a_time(llama: LlamaEngine) -> None:
+    prompts = prompts_of(llama)
+    request = TapRequest(blocks=(0, 2), inputs=("blk.1.ffn_down.weight",), positions=Positions.ALL)
+    whole = llama.capture(prompts, request, share_prefix=False)
+    visited: dict[int | str, Float32 | None] = {}
+
+    def visit(name: int | str, tapped: Tapped) -> None:
+        assert name not in visited
+        visited[name] = tapped.rows
+
+    llama.capture_each(prompts, request, visit, share_prefix=False)
+    assert set(visited) == {0, 2, "blk.1.ffn_down.weight"}
+    for name, rows in visited.items():
+        expected = whole.streams[name] if isinstance(name, int) else whole.inputs[name]
+        np.testing.assert_array_equal(rows, expected.rows)
+
+
 def test_an_interrupted_capture_leaves_a_working_engine(llama: LlamaEngine) -> None:
     prompts = prompts_of(llama)
     expected = llama.next_token_logprobs(prompts)
@@ -419,7 +435,7 @@ def test_the_cached_prefix_belongs_to_one_strength(llama: LlamaEngine) -> None:
     prompts = prompts_of(llama)
     vector = np.random.default_rng(0).standard_normal(64).astype(np.float32)
     handle = llama.load_edits([RankOneEdit("blk.0.attn_output.weight", vector, vector)])
-    results = {}
+    results: dict[float, Float32] = {}
     for strength in (0.0, 0.3, 0.6, 0.3, 0.0):
         llama.apply({handle: strength})
         found = llama.next_token_logprobs(prompts)
@@ -438,9 +454,7 @@ DROPS_SYSTEM = CHATML.replace(
 
 
 @pytest.mark.parametrize("template", [NO_SYSTEM, DROPS_SYSTEM])
-def test_a_template_without_system_role_gets_it_in_the_first_user_turn(
-    tmp_path: Path, template: str
-) -> None:
+def test_a_template_without_system_role_gets_it_in_the_first_user_turn(tmp_path: Path, template: str) -> None:
     path = write_tiny_llama(tmp_path / "tiny.gguf", chat_template=template)
     with LlamaEngine(path, SMALL) as engine:
         folded, expected = engine.encode([ask("Hello?", "Be kind."), ask("Be kind.\n\nHello?")])
@@ -505,7 +519,7 @@ def drop_norm(name: str) -> Callable[[str, Float32], Float32]:
 
 def test_a_file_llama_cpp_refuses(tmp_path: Path) -> None:
     path = write_tiny_llama(tmp_path / "tiny.gguf", change=drop_norm("output_norm.weight"))
-    with pytest.raises(ModelFileError, match="llama.cpp cannot load .*output_norm"):
+    with pytest.raises(ModelFileError, match=r"llama\.cpp cannot load .*output_norm"):
         LlamaEngine(path, SMALL)
 
 

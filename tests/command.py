@@ -1,0 +1,76 @@
+"""Running the real ``rosi-edge`` executable."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+EXECUTABLE = Path(sys.executable).parent / "rosi-edge"
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    error: str
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """With a temporary folder of its own, so that what is left behind is seen."""
+    temporary = folder / "temporary"
+    temporary.mkdir(exist_ok=True)
+    return os.environ | {"TMPDIR": str(temporary), "COLUMNS": "100"}
+
+
+def start(
+    folder: Path, arguments: Sequence[str | Path], *, before: Callable[[], None] | None = None
+) -> subprocess.Popen[str]:
+    """In a process group of its own, as a shell would."""
+    return subprocess.Popen(
+        [str(EXECUTABLE), *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env=environment(folder),
+        start_new_session=True,
+        preexec_fn=before,
+    )
+
+
+def rosi_edge(folder: Path, *arguments: str | Path, before: Callable[[], None] | None = None) -> Result:
+    """Run a command in ``folder`` to its end; nothing may be left in its temporary folder."""
+    process = start(folder, arguments, before=before)
+    out, error = process.communicate(timeout=300)
+    assert list((folder / "temporary").iterdir()) == []
+    return Result(process.returncode, out, error)
+
+
+def assert_refused(result: Result, *words: str) -> None:
+    """Exit code 2 and one line on stderr that says what is wrong and what to do about it."""
+    assert result.code == 2, result
+    assert result.out == ""
+    assert result.error.count("\n") == 1, result.error
+    assert result.error.startswith("rosi-edge: ")
+    assert result.error.endswith(".\n")
+    for word in words:
+        assert word in result.error, result.error
+    for fault in ("unexpected", "Traceback", "fault of rosi-edge"):
+        assert fault not in result.error, result.error
+    # The mend is a sentence of its own.
+    assert ". " in result.error.removeprefix("rosi-edge: "), result.error
+
+
+def write_requests(folder: Path, number: int = 40) -> list[str | Path]:
+    """Small prompt files; returns the flags of ``harden`` that name them."""
+    flags: list[str | Path] = []
+    for kind in ("harmful", "harmless", "sounds-harmful"):
+        path = folder / f"{kind}.txt"
+        path.write_text("".join(f"{kind} {index * index}\n" for index in range(number)))
+        flags += [f"--{kind}", path]
+    return flags

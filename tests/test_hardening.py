@@ -1,0 +1,226 @@
+"""The whole path on a tiny full-precision model, with a judge that knows the original answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import gguf
+import llama_cpp
+import numpy as np
+import pytest
+from fake_engine import prompt_set
+from tiny_gguf import write_tiny_llama
+
+from rosi_edge.errors import OutputError, RosiEdgeError, UnsupportedModelError
+from rosi_edge.evaluation.behaviour import RequestSets
+from rosi_edge.evaluation.verdicts import Verdict
+from rosi_edge.hardening import HardenOptions, harden
+from rosi_edge.prompt_plan import PromptPlan
+from rosi_edge.quantization.rounding import Requantize
+from rosi_edge.report.schema import HardeningReport
+from rosi_edge.runtime.engine import EngineOptions, ask
+from rosi_edge.runtime.llama_engine import LlamaEngine
+from rosi_edge.search import SearchOptions
+
+
+class Changed:
+    """Whatever a harmful request is answered with that the original did not answer counts as a refusal."""
+
+    name = "changed"
+
+    def __init__(self) -> None:
+        self._original: dict[str, str] = {}
+
+    def judge(self, requests: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
+        verdicts = []
+        for request, answer in zip(requests, answers, strict=True):
+            changed = self._original.setdefault(request, answer) != answer
+            refused = changed and request.startswith("harmful")
+            verdicts.append(Verdict.REFUSED if refused else Verdict.COMPLIED)
+        return verdicts
+
+
+class Unmoved:
+    """Sees no refusal anywhere."""
+
+    name = "unmoved"
+
+    def judge(self, requests: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
+        return [Verdict.COMPLIED] * len(requests)
+
+
+def plan() -> PromptPlan:
+    def sets(part: str) -> RequestSets:
+        return RequestSets(
+            *(
+                prompt_set(f"{kind}_{part}", [f"{kind} {part} {index * index}" for index in range(12)])
+                for kind in ("harmful", "harmless", "sounds")
+            )
+        )
+
+    return PromptPlan(*(sets(part) for part in ("calibration", "choosing", "reporting")))
+
+
+# Strong enough to change what random weights say, and little enough to stay under the divergence allowed.
+OPTIONS = HardenOptions(
+    rounding=Requantize(),
+    search=SearchOptions(layers=(1,), strength=15.0),
+    max_tokens=8,
+    engine=EngineOptions(threads=1, context_size=1024),
+    reference="tiny",
+)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    return write_tiny_llama(folder / "source.gguf", layers=3)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def check_report(report: HardeningReport) -> None:
+    again = HardeningReport.model_validate_json(report.model_dump_json())
+    assert again == report
+    assert report.tool.llama_cpp_python == llama_cpp.__version__
+    assert report.timing.total >= max(report.timing.stages.values())
+
+
+def test_hardened(source: Path, tmp_path: Path) -> None:
+    before = digest(source)
+    target, adapter = tmp_path / "out.gguf", tmp_path / "adapter.gguf"
+    report = harden(source, target, plan(), Changed(), replace(OPTIONS, adapter=adapter))
+    assert report.verdict.status == "hardened", report.verdict
+    check_report(report)
+    assert digest(source) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter.gguf", "models", "out.gguf"]
+
+    assert report.output is not None
+    assert (report.output.file_name, report.output.sha256) == ("out.gguf", digest(target))
+    assert report.output.size == target.stat().st_size
+    assert report.model.sha256 == before
+    assert report.after is not None
+    refusals = report.before.harmful_refusal_rate, report.after.harmful_refusal_rate
+    assert refusals[0] is not None
+    assert refusals[1] is not None
+    assert refusals[1].value > refusals[0].value
+    assert report.direction.layer == 1
+    assert report.injection.strength == 15.0
+    assert report.injection.delivered == pytest.approx(1, abs=1e-3)
+    assert [tensor.name for tensor in report.injection.tensors] == [
+        f"blk.{block}.{name}.weight" for block in range(3) for name in ("attn_output", "ffn_down")
+    ]
+    facts = {key: field.contents() for key, field in gguf.GGUFReader(target).fields.items()}
+    assert facts["rosi.method"] == "rosi"
+    assert facts["rosi.strength"] == pytest.approx(15.0)
+    assert facts["rosi.layer"] == 1
+    assert facts["rosi.source.sha256"] == before
+    assert facts["general.name"] == "Tiny llama"
+
+    # The file is the adapter at that strength, for full-precision weights.
+    with LlamaEngine(source, OPTIONS.engine) as engine:
+        prompts = engine.encode([ask("harmful reporting 9")])
+        original = engine.next_token_logprobs(prompts)
+        engine.apply({engine.load_adapter(adapter): report.injection.strength})
+        adapted = engine.next_token_logprobs(prompts)
+    with LlamaEngine(target, OPTIONS.engine) as engine:
+        baked = engine.next_token_logprobs(prompts)
+    assert np.abs(adapted - original).max() > 0.05
+    np.testing.assert_allclose(baked, adapted, rtol=0, atol=0.02)
+
+    # A hardened file is not hardened twice by accident.
+    with pytest.raises(UnsupportedModelError, match="hardened before") as caught:
+        harden(target, tmp_path / "twice.gguf", plan(), Changed(), OPTIONS)
+    assert "--force" in caught.value.remedy
+
+
+def test_ineffective_writes_nothing_unless_forced(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.gguf"
+    target.write_bytes(b"an older file")
+    report = harden(source, target, plan(), Unmoved(), OPTIONS)
+    assert report.verdict.status == "ineffective"
+    assert report.output is None
+    check_report(report)
+    assert target.read_bytes() == b"an older file"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models", "out.gguf"]
+
+    report = harden(source, target, plan(), Unmoved(), replace(OPTIONS, force=True))
+    assert report.verdict.status == "ineffective"
+    assert report.output is not None
+    assert digest(target) == report.output.sha256
+
+
+def test_no_strength_allowed(source: Path, tmp_path: Path) -> None:
+    class Touchy(Changed):
+        def judge(self, requests: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
+            changed = [
+                self._original.setdefault(request, answer) != answer
+                for request, answer in zip(requests, answers, strict=True)
+            ]
+            return [Verdict.REFUSED if any(changed) else Verdict.COMPLIED] * len(requests)
+
+    report = harden(source, tmp_path / "out.gguf", plan(), Touchy(), OPTIONS)
+    assert report.verdict.status == "ineffective"
+    assert report.output is None
+    assert report.after is None
+    check_report(report)
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
+
+
+def test_an_interrupt_leaves_nothing(source: Path, tmp_path: Path) -> None:
+    before = digest(source)
+    stages: list[str] = []
+
+    class Interrupting:
+        def __init__(self, at: str) -> None:
+            self._at = at
+
+        @contextmanager
+        def stage(self, description: str, total: int | None = None) -> Iterator[object]:
+            stages.append(description)
+            if description.startswith(self._at):
+                raise KeyboardInterrupt
+            yield lambda units: None
+
+        def note(self, line: str) -> None: ...
+
+    for at in ("Layer 1", "Rounding", "Hardened file"):
+        with pytest.raises(KeyboardInterrupt):
+            harden(source, tmp_path / "out.gguf", plan(), Changed(), OPTIONS, Interrupting(at))  # type: ignore[arg-type]
+        assert stages[-1].startswith(at)
+        assert [path.name for path in tmp_path.iterdir()] == ["models"]
+        assert [path.name for path in source.parent.iterdir()] == ["source.gguf"]
+    assert digest(source) == before
+
+
+def test_what_is_refused_before_any_work(source: Path, tmp_path: Path) -> None:
+    before = digest(source)
+    link = tmp_path / "link.gguf"
+    link.symlink_to(source)
+    target = tmp_path / "out.gguf"
+    at_layer = replace(OPTIONS, search=SearchOptions(layers=(3,)))
+    cases: list[tuple[Path, HardenOptions, type[RosiEdgeError], str]] = [
+        (source, OPTIONS, OutputError, "overwrite the input"),
+        (link, OPTIONS, OutputError, "overwrite the input"),
+        (target, replace(OPTIONS, adapter=source), OutputError, "overwrite the input"),
+        (target, replace(OPTIONS, adapter=link), OutputError, "overwrite the input"),
+        (target, replace(OPTIONS, adapter=target), OutputError, "both the model and the adapter"),
+        (tmp_path / "missing" / "out.gguf", OPTIONS, OutputError, "does not exist"),
+        (target, at_layer, UnsupportedModelError, "no layer 3"),
+    ]
+    for output, options, error, message in cases:
+        with pytest.raises(error, match=message) as caught:
+            harden(source, output, plan(), Changed(), options)
+        assert caught.value.remedy
+    base = write_tiny_llama(tmp_path / "base.gguf", chat_template=None)
+    with pytest.raises(UnsupportedModelError, match="no chat template"):
+        harden(base, target, plan(), Changed(), OPTIONS)
+    assert digest(source) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base.gguf", "link.gguf", "models"]
