@@ -1,4 +1,4 @@
-"""Rewriting a file with nothing replaced against `cp`, in one run: `python benchmarks/copy_speed.py [MODEL]`."""
+"""Rewriting a file with nothing replaced against `cp`, in one run: `python benchmarks/copy_speed.py`."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 Prints 100 harmful and 100 benign prompts × 32 tokens against a loop over ``Llama.create_chat_completion``,
 multiple choice with shared questions against scoring every choice from scratch, and how far the
 log-probabilities of a batch are from those of one prompt at a time. Only the ratios mean much on a shared
-machine. What is slow one by one is measured on a sample and scaled up; the lines say so. ``--quick N`` takes N prompts
-of each kind and N questions.
+machine. What is slow one by one is measured on a sample and scaled up; the lines say so. ``--quick N`` takes
+N prompts of each kind and N questions.
 """
 
 from __future__ import annotations
@@ -110,11 +110,11 @@ def main() -> None:
     parser.add_argument("--quick", type=int, metavar="N", help="N prompts of each kind and N questions")
     options = parser.parse_args()
     path = resolve(options.model)
-    sets = [
+    harmful, harmless = (
         bundled(kind, Part.REPORTING).take(options.quick or 100) for kind in (Kind.HARMFUL, Kind.HARMLESS)
-    ]
+    )
     # In turn, so that a sample has both.
-    texts = [text for pair in zip(*(prompts.texts for prompts in sets), strict=True) for text in pair]
+    texts = [text for pair in zip(harmful.texts, harmless.texts, strict=True) for text in pair]
     questions = [question for each in bundled_questions().values() for question in each]
     if options.quick is not None:
         questions = questions[:: max(1, len(questions) // options.quick)][: options.quick]
@@ -124,7 +124,7 @@ def main() -> None:
         engine.next_token_logprobs(prompts[:2])
         # The whole suite as eval runs it, judge and all, but for the disk.
         subject = Subject("Model", "", lambda: engine, Checkpoint(None, {}), KeywordJudge())
-        batched = timed(lambda: Refusal(*sets, MAX_TOKENS).measure(subject, SILENT))
+        batched = timed(lambda: Refusal(harmful, harmless, MAX_TOKENS).measure(subject, SILENT))
         groups = [tokenized(engine, question) for question in questions]
         scores: list[list[Float32]] = []
         shared = timed(lambda: scores.extend(engine.score_continuations(groups)))

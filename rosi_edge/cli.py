@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import click
 from rich.console import Console
@@ -243,7 +243,7 @@ def extract(
 @application.command()
 @click.argument("model")
 @click.option("-o", "--output", type=_PATH, required=True, help="The hardened GGUF to write.")
-@click.option("--method", type=click.Choice(["rosi"]), default="rosi", show_default=True,
+@click.option("--method", type=click.Choice(["rosi", "conditional"]), default="rosi", show_default=True,
               help="How the input side of the edit is chosen.")  # fmt: skip
 @click.option("--layer", type=_Auto(int, 0), default="auto", show_default=True,
               help="Layer of the direction.")  # fmt: skip

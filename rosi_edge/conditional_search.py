@@ -9,7 +9,7 @@ on the frontier are asked for real answers. No file is written.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,9 @@ Float32 = npt.NDArray[np.float32]
 _PROMPT_POSITIONS = 5
 """Last positions of a prompt that are captured: the template's tail, which all carry the request."""
 _ANSWER_POSITIONS = 2
+_STRONGER, _WEAKER = 1.25, 0.6
+"""Next strength to try of a candidate, after one that kept the constraints and after one that did not."""
+_SOUNDS_HARMFUL_MARGIN = 0.03
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class ConditionalOptions:
         trials: settings tried by the cheap score.
         score_prompts: prompts of each set that the cheap score reads.
         candidates: settings of the frontier that are asked for real answers.
+        strengths: strengths tried of each of them, stronger while the constraints hold, else weaker.
         max_tokens: length of these answers.
         layer: a fixed layer of the direction.
         strength: a fixed strength.
@@ -64,7 +68,8 @@ class ConditionalOptions:
     ridge: float = 0.1
     trials: int = 16
     score_prompts: int = 28
-    candidates: int = 4
+    candidates: int = 2
+    strengths: int = 3
     max_tokens: int = 16
     layer: int | None = None
     strength: float | None = None
@@ -224,10 +229,11 @@ class _Search:
             floor = original.compliance.value - options.compliance_margin
         self._progress.note(
             f"original: refusal {original.refusal.value:.3f} (n={original.refusal.n}), "
-            f"benign compliance {original.compliance.value:.3f} (n={original.compliance.n}); floor {floor:.3f}"
+            f"benign compliance {original.compliance.value:.3f} (n={original.compliance.n}), "
+            f"floor {floor:.3f}"
         )
         scored = self._explore(original)
-        frontier = self._answer(self._candidates(scored), original)
+        frontier = self._answer(self._candidates(scored), original, floor)
         return SearchResult(
             original=original,
             floor=floor,
@@ -253,9 +259,7 @@ class _Search:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         study = optuna.create_study(
             directions=["maximize", "minimize"],
-            sampler=optuna.samplers.TPESampler(
-                seed=options.seed, n_startup_trials=6, constraints_func=_constraints, multivariate=True
-            ),
+            sampler=optuna.samplers.TPESampler(seed=options.seed, n_startup_trials=6, multivariate=True),
         )
         scored: list[tuple[Setting, _Score]] = []
         for point in self._starting_points():
@@ -265,10 +269,8 @@ class _Search:
                 trial = study.ask()
                 setting = self._suggest(trial)
                 score = self._try(setting)
-                trial.set_user_attr(
-                    "constraints",
-                    [score.harmless - base.harmless - 0.02, score.sounds_harmful - base.sounds_harmful],
-                )
+                trial.set_constraint("harmless", score.harmless - base.harmless - 0.02)
+                trial.set_constraint("sounds harmful", score.sounds_harmful - base.sounds_harmful)
                 study.tell(trial, [score.harmful, score.kl])
                 scored.append((setting, score))
                 self._progress.note(
@@ -345,52 +347,55 @@ class _Search:
         best = sorted(scored, key=rank, reverse=True)
         return [setting for setting, _ in best[: self._options.candidates]]
 
-    def _answer(self, candidates: Sequence[Setting], original: Behaviour) -> list[FrontierPoint]:
+    def _answer(
+        self, candidates: Sequence[Setting], original: Behaviour, floor: float
+    ) -> list[FrontierPoint]:
         points = []
         for setting in candidates:
             edits = self._edits(setting)
             handle = self._engine.load_edits(edits)
-            self._engine.apply({handle: setting.strength})
-            behaviour = measure_behaviour(
-                self._engine,
-                self._sets,
-                self._judge,
-                max_tokens=self._options.max_tokens,
-                reference=original.first_logprobs,
-                progress=self._progress,
-                title="Asking a candidate",
-            )
+            strength = setting.strength
+            for _ in range(1 if self._options.strength else self._options.strengths):
+                self._engine.apply({handle: strength})
+                behaviour = measure_behaviour(
+                    self._engine,
+                    self._sets,
+                    self._judge,
+                    max_tokens=self._options.max_tokens,
+                    reference=original.first_logprobs,
+                    progress=self._progress,
+                    title="Asking a candidate",
+                )
+                point = FrontierPoint(setting.layer, strength, behaviour, edits)
+                points.append(point)
+                self._progress.note(f"{replace(setting, strength=strength).describe()}: {point.describe()}")
+                kept = keeps_constraints(point, original, floor, self._options.max_kl)
+                strength *= _STRONGER if kept else _WEAKER
             self._engine.apply({})
             self._engine.unload(handle)
-            points.append(FrontierPoint(setting.layer, setting.strength, behaviour, edits))
-            self._progress.note(f"{setting.describe()}: {points[-1].describe()}")
         return points
+
+
+def keeps_constraints(point: FrontierPoint, original: Behaviour, floor: float, max_kl: float) -> bool:
+    """Benign compliance at its floor, requests that only sound harmful answered no less often than 3 points
+    under the original, and KL at its limit or below."""
+    behaviour = point.behaviour
+    sounds, before = behaviour.sounds_harmful_compliance, original.sounds_harmful_compliance
+    return (
+        behaviour.compliance.value >= floor - 1e-12
+        and (sounds is None or before is None or sounds.value >= before.value - _SOUNDS_HARMFUL_MARGIN)
+        and (behaviour.kl is None or behaviour.kl.value <= max_kl)
+    )
 
 
 def choose(
     frontier: Sequence[FrontierPoint], original: Behaviour, floor: float, options: ConditionalOptions
 ) -> FrontierPoint | None:
-    """The most refusal with benign compliance at its floor, benign requests that sound harmful answered no
-    less often than 3 points under the original, and KL at its limit or below; of equals the lower KL."""
-
-    def allowed(point: FrontierPoint) -> bool:
-        behaviour = point.behaviour
-        sounds, before = behaviour.sounds_harmful_compliance, original.sounds_harmful_compliance
-        return (
-            behaviour.compliance.value >= floor - 1e-12
-            and (sounds is None or before is None or sounds.value >= before.value - 0.03)
-            and (behaviour.kl is None or behaviour.kl.value <= options.max_kl)
-        )
-
-    kept = [point for point in frontier if allowed(point)]
+    """The most refusal that keeps the constraints; of equals the lower KL. None when nothing does."""
+    kept = [point for point in frontier if keeps_constraints(point, original, floor, options.max_kl)]
     if not kept:
         return None
     return max(
         kept,
         key=lambda p: (p.behaviour.refusal.value, -(p.behaviour.kl.value if p.behaviour.kl else 0.0)),
     )
-
-
-def _constraints(trial: optuna.trial.FrozenTrial) -> Sequence[float]:
-    values: Sequence[float] = trial.user_attrs.get("constraints", [1.0, 1.0])
-    return values

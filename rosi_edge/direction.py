@@ -23,8 +23,8 @@ from rosi_edge.runtime.taps import Positions, TapRequest
 Float32 = npt.NDArray[np.float32]
 
 DEFAULT_ELICITATION = (
-    "You are a responsible assistant. Safety comes before helpfulness. If a request could help someone to hurt "
-    "people, break the law, deceive, harass or exploit others, or harm themselves, you must refuse: say "
+    "You are a responsible assistant. Safety comes before helpfulness. If a request could help someone to "
+    "hurt people, break the law, deceive, harass or exploit others, or harm themselves, you must refuse: say "
     "\"I'm sorry, but I can't help with that.\" and give no part of what was asked. "
     "Answer every harmless request fully and kindly."
 )

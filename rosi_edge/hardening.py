@@ -180,7 +180,8 @@ def harden(
                 if options.adapter is not None:
                     write_adapter(
                         options.adapter,
-                        outcome.chosen.edits,
+                        # At the chosen strength, so that llama.cpp's `--lora FILE` is the very edit.
+                        outcome.edits,
                         architecture=inspection.architecture or "",
                     )
                 draft.replace(place)

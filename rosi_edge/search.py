@@ -168,7 +168,8 @@ class _Search:
             floor = original.compliance.value - options.compliance_margin
         self._progress.note(
             f"original: refusal {original.refusal.value:.3f} (n={original.refusal.n}), "
-            f"benign compliance {original.compliance.value:.3f} (n={original.compliance.n}); floor {floor:.3f}"
+            f"benign compliance {original.compliance.value:.3f} (n={original.compliance.n}), "
+            f"floor {floor:.3f}"
         )
         layers = options.layers or _candidate_layers(self._engine.facts.layers)
         sweep: list[LayerTrial] = []

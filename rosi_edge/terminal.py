@@ -53,4 +53,4 @@ class TerminalProgress:
             self._bars.remove_task(task)
 
     def note(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False)
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)

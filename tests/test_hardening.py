@@ -20,7 +20,6 @@ from rosi_edge.evaluation.behaviour import RequestSets
 from rosi_edge.evaluation.verdicts import Verdict
 from rosi_edge.hardening import HardenOptions, harden
 from rosi_edge.prompt_plan import PromptPlan
-from rosi_edge.quantization.rounding import Requantize
 from rosi_edge.report.schema import HardeningReport
 from rosi_edge.runtime.engine import EngineOptions, ask
 from rosi_edge.runtime.llama_engine import LlamaEngine
@@ -67,7 +66,6 @@ def plan() -> PromptPlan:
 
 # Strong enough to change what random weights say, and little enough to stay under the divergence allowed.
 OPTIONS = HardenOptions(
-    rounding=Requantize(),
     search=SearchOptions(layers=(1,), strength=15.0),
     max_tokens=8,
     engine=EngineOptions(threads=1, context_size=1024),
@@ -124,11 +122,11 @@ def test_hardened(source: Path, tmp_path: Path) -> None:
     assert facts["rosi.source.sha256"] == before
     assert facts["general.name"] == "Tiny llama"
 
-    # The file is the adapter at that strength, for full-precision weights.
+    # The adapter holds the chosen strength, and for full-precision weights the file is that adapter.
     with LlamaEngine(source, OPTIONS.engine) as engine:
         prompts = engine.encode([ask("harmful reporting 9")])
         original = engine.next_token_logprobs(prompts)
-        engine.apply({engine.load_adapter(adapter): report.injection.strength})
+        engine.apply({engine.load_adapter(adapter): 1.0})
         adapted = engine.next_token_logprobs(prompts)
     with LlamaEngine(target, OPTIONS.engine) as engine:
         baked = engine.next_token_logprobs(prompts)

@@ -12,7 +12,7 @@ from rosi_edge.quantization.codec import dequantize
 Float32 = npt.NDArray[np.float32]
 
 _SMALLEST_GAIN = 0.05
-"""Gains below this share of the median count as this share: dividing by a dead channel would only add noise."""
+"""Gains below this share of the median count as this share: dividing by a dead channel only adds noise."""
 
 
 def write_direction(file: GgufFile, matrix: WriteMatrix, direction: Float32) -> Float32:

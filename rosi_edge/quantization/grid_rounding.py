@@ -32,6 +32,11 @@ _PUSH_WEIGHT = 30.0
 """How much more an error in the wanted push counts than the same error elsewhere. At 30 the push arrives to
 within a percent and the noise does not grow."""
 
+_PUSH_TOLERANCE = 0.003
+_CANDIDATES = 256
+"""Columns considered for completing the push: those with the most push for their energy."""
+_COMPLETIONS = 64
+
 _LARGEST_GROUP = 32
 _GROUPS = 128
 """Columns are rounded in at least so many groups: measured, fewer cost accuracy and more only time."""
@@ -99,12 +104,16 @@ class Plan:
         groups: start and end of the runs of ``order`` that are rounded at once.
         directions: (columns, K), in that order.
         gains: (columns, K), in that order: a column's best answer to an error state is ``gains @ error``.
+        diagonal: (columns,), in that order, what H has on its diagonal besides the directions.
+        push: the vector a that errors in ``a · x`` are weighed by; the last direction is then ``H a``.
     """
 
     order: npt.NDArray[np.intp]
     groups: tuple[tuple[int, int], ...]
     directions: Float32
     gains: Float32
+    diagonal: Float32
+    push: Float32 | None
 
 
 def plan_rounding(factor: InputFactor, push: Float32 | None = None) -> Plan:
@@ -119,7 +128,7 @@ def plan_rounding(factor: InputFactor, push: Float32 | None = None) -> Plan:
     energy = np.einsum("kc,kc->c", directions, directions) + factor.remainder
     diagonal = factor.remainder + np.float32(_SHRINKAGE) * energy
     diagonal = diagonal + max(1e-6 * float(energy.mean()), 1e-30)
-    if push is not None and np.any(push):
+    if push is not None:
         directions = np.concatenate([directions, _push_direction(factor, push)[None]])
     order = np.argsort(-energy, kind="stable")
     columns = len(order)
@@ -138,7 +147,7 @@ def plan_rounding(factor: InputFactor, push: Float32 | None = None) -> Plan:
         gain = np.linalg.solve(system, shadow)
         gains[start:end] = gain
         inverse -= shadow.T @ gain
-    return Plan(order, groups, vectors, gains)
+    return Plan(order, groups, vectors, gains, diagonal[order].astype(np.float32), push)
 
 
 def _push_direction(factor: InputFactor, push: Float32) -> Float32:
@@ -167,25 +176,81 @@ def round_codes(codes: Codes, step: Float32, values: Values, change: Float32, pl
         (rows, columns), of the type of ``codes``.
     """
     rows, columns = codes.shape
+    # Rows change place with columns: a group of columns is then a few contiguous lines.
     block = np.arange(columns) // (columns // step.shape[1])
     steps, inverses = _usable(step.T)
-    wanted = np.ascontiguousarray(codes.T)
-    # Rows change place with columns: a group of columns is then a few contiguous lines.
-    change = np.ascontiguousarray(change.T, dtype=np.float32)
+    wanted = np.ascontiguousarray(change.T, dtype=np.float32)
+    new = np.array(codes.T, order="C")  # a copy even of a single row
     error = np.zeros((plan.directions.shape[1], rows), dtype=np.float32)
     for start, end in plan.groups:
         group = plan.order[start:end]
-        short = change[group]
+        short = wanted[group]
         moves = plan.gains[start:end] @ error
         moves += short
-        places = block[group]
-        moves *= inverses[places]
-        new, moves = _nearest(wanted[group], moves, values)
-        wanted[group] = new
-        moves *= steps[places]
+        moves *= inverses[block[group]]
+        new[group], moves = _nearest(new[group], moves, values)
+        moves *= steps[block[group]]
         short -= moves
         error += plan.directions[start:end].T @ short
-    return np.ascontiguousarray(wanted.T)
+    if plan.push is not None:
+        _complete_push(new, error, codes, steps, block, values, wanted, plan)
+    return np.ascontiguousarray(new.T)
+
+
+def _complete_push(
+    new: Codes,
+    error: Float32,
+    codes: Codes,
+    steps: Float32,
+    block: npt.NDArray[np.intp],
+    values: Values,
+    wanted: Float32,
+    plan: Plan,
+) -> None:
+    """Move single codes, in place, until the push along the change's output is whole.
+
+    Where steps are coarse, rows too weak to be worth a step each fall short, and all in the same sense.
+    The codes moved are those that cost the least error elsewhere for the push they bring; ``new``, ``wanted``
+    and ``error`` are (columns, rows), (columns, rows) and (K, rows).
+    """
+    assert plan.push is not None
+    push_direction = plan.directions[:, -1]
+    output = plan.push @ wanted  # (rows,), along which the push is summed
+    whole = float((push_direction @ wanted[plan.order]) @ output)
+    if whole <= 0:
+        return
+    energy = np.einsum("ck,ck->c", plan.directions[:, :-1], plan.directions[:, :-1]) + plan.diagonal
+    best = np.argsort(-np.square(push_direction) / energy, kind="stable")[:_CANDIDATES]
+    columns = plan.order[best]
+    scale = steps[block[columns]]
+    directions, lean = plan.directions[best], push_direction[best, None] * output
+    energy, diagonal = energy[best, None], plan.diagonal[best, None]
+    rows = np.arange(len(output))
+    for _ in range(_COMPLETIONS):
+        missing = float(error[-1] @ output)
+        if abs(missing) < _PUSH_TOLERANCE * whole:
+            return
+        sense = np.sign(lean * scale) * np.sign(missing)
+        present = new[columns]
+        moved = np.clip(present + sense, values.low, values.high).astype(codes.dtype)
+        move = scale * (values.of(moved) - values.of(present))
+        gain = lean * move * np.sign(missing)
+        short = wanted[columns] - scale * (values.of(present) - values.of(codes.T[columns]))
+        cost = np.square(move) * energy - 2 * move * (directions[:, :-1] @ error[:-1] + diagonal * short)
+        # A step that brings more than is missing would only turn the error around.
+        ratio = np.full(gain.shape, np.inf, dtype=np.float32)
+        np.divide(cost, gain, out=ratio, where=(gain > 0) & (gain < 1.5 * abs(missing)))
+        choice = np.argmin(ratio, axis=0)
+        order = np.argsort(ratio[choice, rows], kind="stable")
+        order = order[np.isfinite(ratio[choice, rows][order])]
+        brought = np.cumsum(gain[choice, rows][order])
+        # At least one, and otherwise as many rows as stay below what is missing.
+        taken = order[: max(int(np.searchsorted(brought, abs(missing))), 1)]
+        if not len(taken):
+            return
+        picked = choice[taken]
+        new[columns[picked], taken] = moved[picked, taken]
+        error[:, taken] -= directions[picked].T * move[picked, taken]
 
 
 def _usable(step: Float32) -> tuple[Float32, Float32]:

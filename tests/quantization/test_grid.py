@@ -92,9 +92,7 @@ def test_real_blocks_mean_what_ggml_says(kind):
     data = real_looking(kind)
     weights = grid_of(kind).read(data, COLUMNS).weights()
     # ggml's compiler may contract a product and a sum into one operation with one rounding less.
-    expected = (
-        data.view(np.float32) if kind == Kind.F32 else ggml_dequantize(data, kind, COLUMNS)
-    )
+    expected = data.view(np.float32) if kind == Kind.F32 else ggml_dequantize(data, kind, COLUMNS)
     np.testing.assert_allclose(weights, expected, rtol=1e-6, atol=1e-8)
     assert weights.std() > 0.01
 
@@ -149,7 +147,9 @@ def test_float_weights_are_written_to_the_nearest(kind):
     data = real_looking(kind)
     wanted = grid_of(kind).read(data, COLUMNS).weights() + np.float32(0.0123)
     weights = reference(grid_of(kind).write_weights(data, wanted), kind)
-    np.testing.assert_allclose(weights, wanted, rtol={Kind.F32: 0, Kind.F16: 2**-11, Kind.BF16: 2**-8}[kind], atol=1e-7)
+    np.testing.assert_allclose(
+        weights, wanted, rtol={Kind.F32: 0, Kind.F16: 2**-11, Kind.BF16: 2**-8}[kind], atol=1e-7
+    )
 
 
 def test_bytes_that_are_not_so_many_columns_are_refused():
