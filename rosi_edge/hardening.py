@@ -57,7 +57,7 @@ Float32 = npt.NDArray[np.float32]
 _PROBE_PROMPTS = 32
 _FACTOR_PROMPTS = 24
 _FACTOR_ANSWER = 6
-_FACTOR_RANK = 64
+_FACTOR_RANK = 128
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ class _Run:
                 names = tuple(edit.tensor for edit in edits)
                 probes = self._probe_inputs(names)
                 if self._options.rounding == "grid":
-                    rounding = GridRounding(self._input_factors(names))
+                    rounding = GridRounding(self._input_factors(edits))
         return _Outcome(directions, before, found, found.chosen, edits, probes, rounding)
 
     def _find_rosi(self) -> tuple[Directions, SearchResult]:
@@ -304,18 +304,19 @@ class _Run:
             capture = self._engine.capture(prompts, TapRequest(inputs=names), advance=advance)
         return {name: tapped.rows for name, tapped in capture.inputs.items() if tapped.rows is not None}
 
-    def _input_factors(self, names: tuple[str, ...]) -> dict[str, InputFactor]:
+    def _input_factors(self, edits: Sequence[RankOneEdit]) -> dict[str, InputFactor]:
         """Second moments of every edited matrix's inputs at all positions, answers included."""
         sets = self._prompts.calibration
         groups = [sets.harmful, sets.harmless, *([sets.sounds_harmful] if sets.sounds_harmful else [])]
         texts = [text for group in groups for text in group.take(_FACTOR_PROMPTS).texts]
         prompts = self._engine.encode([ask(text) for text in texts])
-        request = TapRequest(inputs=names, positions=Positions.ALL, answer=_FACTOR_ANSWER, half=True)
+        pushes = {edit.tensor: edit.input for edit in edits}
+        request = TapRequest(inputs=tuple(pushes), positions=Positions.ALL, answer=_FACTOR_ANSWER, half=True)
         factors: dict[str, InputFactor] = {}
 
         def visit(name: int | str, tapped: Tapped) -> None:
             assert isinstance(name, str) and tapped.rows is not None
-            factors[name] = input_factor(tapped.rows, _FACTOR_RANK)
+            factors[name] = input_factor(tapped.rows, _FACTOR_RANK, pushes[name])
 
         with self._progress.stage("Reading inputs at all positions", len(prompts)) as advance:
             self._engine.capture_each(prompts, request, visit, advance=advance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -27,7 +28,8 @@ from rosi_edge.report.evaluation import EvaluationReport
 from rosi_edge.runtime.engine import Engine, EngineOptions
 
 SUITES = "refusal,overrefusal,divergence,utility,jailbreak"
-QUICK = ("--max-tokens", "8", "-c", "2048", "-b", "256")
+# One thread: several wait for one another at every node, which is slow where others want the cores.
+QUICK = ("--max-tokens", "8", "-c", "2048", "-b", "256", "-t", "1")
 
 
 @pytest.fixture(autouse=True)
@@ -236,24 +238,30 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_call_goes_on(
     tiny_model: Path, tmp_path: Path, cache: Path
 ) -> None:
     command = ["eval", tiny_model, "--suites", "refusal,stability", "--stability-tokens", "1000000",
-               "--limit", "10", "-t", "1", *QUICK]  # fmt: skip
+               "--limit", "10", *QUICK, "-c", "8192"]  # fmt: skip
     process = start(tmp_path, command)
-    deadline = time.monotonic() + 120
-    while not (kept := list(cache.glob("evaluations/*.jsonl"))) or kept[0].read_text().count("\n") < 2:
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    family = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, signal.SIGINT)
-    out, error = process.communicate(timeout=60)
+    family = []
+    try:
+        deadline = time.monotonic() + 240
+        while not (kept := list(cache.glob("evaluations/*.jsonl"))) or kept[0].read_text().count("\n") < 2:
+            assert time.monotonic() < deadline
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        family = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGINT)
+        out, error = process.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130
     assert out == ""
     assert "run the same command to go on" in error
-    assert not [child for child in psutil.wait_procs(family, timeout=10)[1] if child.is_running()]
+    assert psutil.wait_procs(family, timeout=10)[1] == []
 
     # What is done is read, not measured: its two lines are all there is afterwards.
     before = kept[0].read_bytes()
-    found = rosi_edge(tmp_path, "eval", tiny_model, "--suites", "refusal", "--limit", "10", "--json", *QUICK)
+    found = rosi_edge(tmp_path, "eval", tiny_model, "--suites", "refusal", "--limit", "10", "--json", *QUICK,
+                      "-c", "8192")  # fmt: skip
     assert found.code == 0, found.error
     assert kept[0].read_bytes() == before
     assert json.loads(found.out)["harmful_refusal_rate"]["n"] == 10
