@@ -40,7 +40,7 @@ def main() -> None:
         inputs = TapRequest(inputs=tuple(matrix.name for matrix in matrices))
         engine.next_token_logprobs(prompts[:8])
         plain, stream, weight_inputs = [], [], []
-        for _ in range(3):
+        for _ in range(2):
             plain.append(timed(lambda: engine.next_token_logprobs(prompts)))
             stream.append(timed(lambda: engine.capture(prompts, streams)))
             weight_inputs.append(timed(lambda: engine.capture(prompts, inputs)))
