@@ -264,7 +264,11 @@ def extract(
 @click.option("--adapter", type=_PATH, help="Also write the exact edit as a LoRA adapter (GGUF).")
 @click.option("--report", "report_folder", type=_PATH, help="Folder for the report and its pictures.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws the prompt sample.")
-@click.option("--force", is_flag=True, help="Write the file whatever the verdict.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Write the file whatever the verdict; if nothing keeps the constraints, the best balance.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @_runtime_flags
 def harden(

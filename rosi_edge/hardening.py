@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -50,7 +50,7 @@ from rosi_edge.report.schema import Method
 from rosi_edge.runtime.child_engine import ChildEngine
 from rosi_edge.runtime.engine import Engine, EngineOptions, ask
 from rosi_edge.runtime.taps import Positions, Tapped, TapRequest
-from rosi_edge.search import FrontierPoint, SearchOptions, SearchResult, search
+from rosi_edge.search import FrontierPoint, SearchOptions, SearchResult, best_balance, search
 
 Float32 = npt.NDArray[np.float32]
 
@@ -67,7 +67,8 @@ class HardenOptions:
     Attributes:
         elicitation: a system prompt under which the direction is taken.
         max_tokens: answer length in the evaluation before and after.
-        force: write the file whatever the verdict, and harden hardened files again.
+        force: write the file whatever the verdict (if nothing keeps the constraints, the point of best
+            balance), and harden hardened files again.
         adapter: where to write the exact edit as a LoRA adapter as well.
     """
 
@@ -229,6 +230,8 @@ class _Run:
     def search_and_measure(self) -> _Outcome:
         find = {"rosi": self._find_rosi, "conditional": self._find_conditional}[self._options.method]
         directions, found = find()
+        if found.chosen is None and self._options.force:
+            found = replace(found, chosen=best_balance(found))
         with self._watch.measure("evaluate before"):
             before = measure_behaviour(
                 self._engine,

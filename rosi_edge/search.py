@@ -47,7 +47,7 @@ class SearchOptions:
     layers: tuple[int, ...] | None = None
     strength: float | None = None
     sweep_prompts: int = 20
-    evaluations: int = 5
+    evaluations: int = 4
     max_tokens: int = 16
     sweep_kl: float = 0.02
 
@@ -176,7 +176,8 @@ class _Search:
         start = options.strength
         if len(layers) > 1 or start is None:
             sweep = self._sweep(layers, original)
-            start = start or sweep[0].strength
+            # A step below the strength that the layers were compared at: there compliance had already moved.
+            start = start or sweep[0].strength / 2
         layer = self._best_layer(sweep) if len(layers) > 1 else layers[0]
         frontier = self._bisect(layer, start, floor)
         return SearchResult(
@@ -291,6 +292,15 @@ def choose(frontier: Sequence[FrontierPoint], floor: float) -> FrontierPoint | N
     if not allowed:
         return None
     return max(allowed, key=lambda point: (point.behaviour.refusal.value, -point.strength))
+
+
+def best_balance(found: SearchResult) -> FrontierPoint:
+    """The point that gains the most refusal for the compliance it costs, floor or no floor: what there is to
+    show when nothing keeps the floor and a file is wanted all the same."""
+    return max(
+        found.frontier,
+        key=lambda point: point.behaviour.refusal.value + point.behaviour.compliance.value,
+    )
 
 
 def _candidate_layers(layers: int) -> tuple[int, ...]:

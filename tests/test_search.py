@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rosi_edge.direction import Directions, LayerSeparation
 from rosi_edge.evaluation.behaviour import RequestSets
 from rosi_edge.injection.edits import RankOneEdit
-from rosi_edge.search import SearchOptions, SearchResult, choose, search
+from rosi_edge.search import SearchOptions, SearchResult, best_balance, choose, search
 
 Float32 = npt.NDArray[np.float32]
 
@@ -200,3 +200,11 @@ def test_of_equals_the_weaker_is_chosen() -> None:
     assert chosen.strength == 6.0
     assert choose(points, 1.01) is None
     assert choose([], 0.5) is None
+
+
+def test_the_best_balance_weighs_refusal_against_compliance() -> None:
+    engine = FakeEngine(LAYERS, thresholds())
+    found = run(engine, layers=(3,), evaluations=6)
+    best = best_balance(found)
+    sums = [p.behaviour.refusal.value + p.behaviour.compliance.value for p in found.frontier]
+    assert best.behaviour.refusal.value + best.behaviour.compliance.value == max(sums)
