@@ -448,7 +448,10 @@ def evaluate(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        _fail("interrupted; what was measured is kept: run the same command to go on", INTERRUPTED)
+        click.echo(
+            "rosi-edge: interrupted; what was measured is kept: run the same command to go on", err=True
+        )
+        raise click.exceptions.Exit(INTERRUPTED) from None
     if picture is not None:
         from rosi_edge.report.pictures import draw_evaluation
 
@@ -562,7 +565,8 @@ def main() -> NoReturn:
     """Run the command line and exit: the one error boundary."""
 
     def terminate(number: int, frame: object) -> NoReturn:
-        # So that a polite kill cleans up as Ctrl-C does.
+        # So that a polite kill cleans up as Ctrl-C does; a second one must not interrupt the cleaning up.
+        signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, terminate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,3 +30,9 @@ def demo_engine(demo_model: Path) -> Iterator[LlamaEngine]:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random three-block llama with a chat template; read only."""
     return write_tiny_llama(tmp_path_factory.mktemp("tiny") / "tiny.gguf", layers=3)
+
+
+def pytest_configure() -> None:
+    """Background jobs of a shell start with Ctrl-C ignored and hand that on; the tests of Ctrl-C need it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

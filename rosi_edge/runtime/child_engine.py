@@ -67,6 +67,7 @@ class ChildEngine:
             self._process.start()
         theirs.close()
         self.path = path
+        self._interrupted = False
         try:
             self.facts = cast(ModelFacts, self._receive({}, None))
         except BaseException:
@@ -167,13 +168,23 @@ class ChildEngine:
         timeout: float | None = None,
         **keywords: Any,
     ) -> object:
+        if self._interrupted:
+            # Whoever tidies up after an interruption (`engine.apply({})`) must not wait for a dead child, nor
+            # turn the interruption into another error.
+            raise KeyboardInterrupt
         try:
             listeners = {"advance": advance, "visit": visit}
             wanted = [name for name, listener in listeners.items() if listener is not None]
             self._connection.send((method, arguments, keywords, wanted))
         except (BrokenPipeError, ConnectionResetError):
             raise self._crash() from None
-        return self._receive(listeners, timeout)
+        try:
+            return self._receive(listeners, timeout)
+        except KeyboardInterrupt:
+            # The call goes on in the child and its result would answer the next call.
+            self._interrupted = True
+            self._process.kill()
+            raise
 
     def _receive(self, listeners: Mapping[str, Callable[..., None] | None], timeout: float | None) -> object:
         while True:

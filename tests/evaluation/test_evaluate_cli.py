@@ -253,7 +253,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_call_goes_on(
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 130
+    assert process.returncode == 130, error
     assert out == ""
     assert "run the same command to go on" in error
     assert psutil.wait_procs(family, timeout=10)[1] == []
