@@ -67,6 +67,7 @@ def test_two_runs_with_the_same_seed_give_the_same_table(
     first = rosi_edge(tmp_path, *command, "--picture", "figures.png")
     assert first.code == 0, first.error
     again = rosi_edge(tmp_path, *command, "--fresh")
+    assert again.code == 0, again.error
     assert json.loads(again.out) == json.loads(first.out)
     assert (tmp_path / "figures.png").read_bytes().startswith(b"\x89PNG")
 
