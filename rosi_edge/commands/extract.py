@@ -1,0 +1,91 @@
+"""``rosi-edge extract``: the direction of every layer as a control vector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from rosi_edge.commands.options import (
+    PATH,
+    elicit_option,
+    elicitation_of,
+    engine_options,
+    runtime_flags,
+)
+from rosi_edge.commands.output import (
+    progress_bar,
+    show,
+)
+
+
+@click.command()
+@click.argument("model")
+@click.option("-o", "--output", type=PATH, required=True, help="The control vector to write (GGUF).")
+@click.option("--harmful", type=PATH, help="Harmful requests instead of the bundled ones.")
+@click.option("--harmless", type=PATH, help="Harmless requests instead of the bundled ones.")
+@elicit_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@runtime_flags
+def extract(
+    model: str,
+    output: Path,
+    harmful: Path | None,
+    harmless: Path | None,
+    elicit: str | None,
+    as_json: bool,
+    **runtime: Any,
+) -> None:
+    """Measure the safety direction of every layer and write it as a control vector."""
+    import json
+    from dataclasses import asdict
+
+    from rosi_edge.direction import extract_directions, write_control_vector
+    from rosi_edge.models.atomic import checked_target
+    from rosi_edge.models.rewrite import refuse_same_file
+    from rosi_edge.models.sources import resolve, sha256_of
+    from rosi_edge.prompts import Kind, Part, bundled, load_prompts
+    from rosi_edge.runtime.child_engine import ChildEngine
+
+    positive = load_prompts(harmful) if harmful else bundled(Kind.HARMFUL, Part.CALIBRATION)
+    negative = load_prompts(harmless) if harmless else bundled(Kind.HARMLESS, Part.CALIBRATION)
+    with progress_bar() as progress:
+        path = resolve(model, progress)
+        refuse_same_file(path, checked_target(output))
+        with ChildEngine(path, engine_options(**runtime)) as engine:
+            directions = extract_directions(
+                engine, positive.texts, negative.texts, elicitation=elicitation_of(elicit), progress=progress
+            )
+            architecture = engine.facts.architecture
+        write_control_vector(
+            output, directions, architecture=architecture, source_sha256=sha256_of(path, progress)
+        )
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "output": str(output),
+                    "harmful_prompts": directions.positive,
+                    "harmless_prompts": directions.negative,
+                    "elicitation": directions.elicitation,
+                    "separation": [asdict(entry) for entry in directions.separation],
+                },
+                indent=2,
+            )
+        )
+        return
+    table = Table("layer", "norm", "cosine of means", "d′", "AUC", title="Separation by layer")
+    for entry in directions.separation:
+        table.add_row(
+            str(entry.layer),
+            f"{entry.norm:.3f}",
+            f"{entry.cosine_of_means:.4f}",
+            f"{entry.d_prime:.2f}",
+            f"{entry.auc:.3f}",
+        )
+    show(table)
+    click.echo(
+        f"{output}: directions of {directions.positive} harmful and {directions.negative} harmless prompts"
+    )

@@ -1,0 +1,94 @@
+"""Arguments and flags that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from rosi_edge.errors import RosiEdgeError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+PATH = click.Path(path_type=Path)
+
+
+class Auto(click.ParamType[float | None]):
+    """``auto`` (as None) or a number."""
+
+    def __init__(self, number: Callable[[str], float], smallest: float) -> None:
+        self.name = "auto|number"
+        self._number = number
+        self._smallest = smallest
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
+        if value is None or value == "auto":
+            return None
+        try:
+            number = self._number(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is neither 'auto' nor a number", param, ctx)
+        if not number >= self._smallest or number == float("inf"):
+            self.fail(f"{value} is out of range", param, ctx)
+        return number
+
+
+class Strength(Auto):
+    def __init__(self) -> None:
+        # Only ever safer: a negative strength would remove refusals.
+        super().__init__(float, smallest=1e-9)
+
+
+def runtime_flags(command: Command) -> Command:
+    for option in (
+        click.option("-t", "threads", type=click.IntRange(1), help="Threads (default: all cores)."),
+        click.option("-b", "batch_size", type=click.IntRange(32), default=512, show_default=True,
+                     help="Tokens in one batch."),
+        click.option("-c", "context_size", type=click.IntRange(256), default=4096, show_default=True,
+                     help="Context size that all prompts of a batch share."),
+        click.option("-ngl", "gpu_layers", type=int, default=0, show_default=True,
+                     help="Layers to offload to the GPU (CUDA builds of llama-cpp-python)."),
+        click.option("--template", type=PATH, help="A chat template (Jinja) instead of the file's own."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def engine_options(
+    threads: int | None, batch_size: int, context_size: int, gpu_layers: int, template: Path | None
+) -> Any:
+    from rosi_edge.runtime.engine import EngineOptions
+
+    return EngineOptions(
+        gpu_layers=gpu_layers,
+        context_size=context_size,
+        batch_size=batch_size,
+        threads=threads,
+        template=read_text(template) if template else None,
+    )
+
+
+def read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RosiEdgeError(f"{path} cannot be read: {error}", "Give a UTF-8 text file") from error
+
+
+def elicit_option(command: Command) -> Command:
+    return click.option(
+        "--elicit",
+        is_flag=False,
+        flag_value="",
+        default=None,
+        metavar="[TEXT]",
+        help="Take the direction under a safety system prompt (a default one, or TEXT).",
+    )(command)
+
+
+def elicitation_of(elicit: str | None) -> str | None:
+    from rosi_edge.direction import DEFAULT_ELICITATION
+
+    return None if elicit is None else (elicit or DEFAULT_ELICITATION)

@@ -1,0 +1,72 @@
+"""What the user sees: results on stdout, progress on stderr, exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from rosi_edge.terminal import TerminalProgress
+
+if TYPE_CHECKING:
+    # Not at run time: scipy alone would double the time of `inspect`.
+    from rosi_edge.evaluation.statistics import Estimate, PairedChange
+
+FINDING = 1
+COULD_NOT_RUN = 2
+INTERRUPTED = 130
+
+
+@contextmanager
+def progress_bar() -> Iterator[TerminalProgress]:
+    with TerminalProgress(Console(stderr=True)) as progress:
+        yield progress
+
+
+def show(renderable: Any) -> None:
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        # A pipe has no width; tables must not be folded at 80 columns there.
+        console = Console(file=sys.stdout, width=160)
+    console.print(renderable)
+
+
+def estimate_text(figure: Estimate | None) -> str:
+    if figure is None:
+        return "–"
+    return f"{figure.value:.3f}  ({figure.low:.3f} to {figure.high:.3f}, n={figure.n})"
+
+
+def change_text(change: PairedChange | None) -> str:
+    return "–" if change is None else f"{change.change * 100:+.1f} points, p={change.p_value:.2g}"
+
+
+def show_figures(before: Any, after: Any, changes: Any, *, names: tuple[str, str]) -> None:
+    table = Table("", names[0], names[1], "change", caption="95 % intervals")
+    for label, field in (
+        ("harmful refusal", "harmful_refusal_rate"),
+        ("benign compliance", "benign_compliance_rate"),
+        ("… of requests that sound harmful", "sounds_harmful_compliance_rate"),
+        ("broken answers", "degenerate_rate"),
+        ("KL of the first token (nats)", "kl_first_token"),
+    ):
+        table.add_row(
+            label,
+            estimate_text(getattr(before, field, None)),
+            estimate_text(getattr(after, field, None)),
+            change_text(getattr(changes, field, None)),
+        )
+    show(table)
+
+
+def interval_change_text(change: PairedChange | None) -> str:
+    if change is None:
+        return "–"
+    low, high = change.low * 100, change.high * 100
+    return (
+        f"{change.change * 100:+.1f} points ({low:+.1f} to {high:+.1f}), p={change.p_value:.2g}, n={change.n}"
+    )
