@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import gguf
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
@@ -24,19 +26,25 @@ from llama_cpp import Llama
 
 from rosi_edge.evaluation.checkpoint import Checkpoint
 from rosi_edge.evaluation.judges.keyword import KeywordJudge
+from rosi_edge.evaluation.multiple_choice import Question
 from rosi_edge.evaluation.multiple_choice import bundled as bundled_questions
 from rosi_edge.evaluation.suites.refusal import Refusal
 from rosi_edge.evaluation.suites.suite import Subject
 from rosi_edge.evaluation.suites.utility import tokenized
+from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.rewrite import Retyped, rewrite
 from rosi_edge.models.sources import resolve
 from rosi_edge.progress import SILENT
-from rosi_edge.prompts import Kind, Part, bundled
+from rosi_edge.prompts import Kind, Part, PromptSet, bundled
+from rosi_edge.quantization.codec import dequantize
 from rosi_edge.runtime.engine import Tokens, ask
 from rosi_edge.runtime.llama_engine import LlamaEngine
 
 Float32 = npt.NDArray[np.float32]
 
 MAX_TOKENS = 32
+AGREEMENT_PROMPTS = 32
+EXACT_MODEL = "demo:smollm2-135m"
 SAMPLE = 8
 """One of so many prompts or questions is measured the slow way."""
 
@@ -106,87 +114,149 @@ class OneAtATime:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", nargs="?", default="demo")
     parser.add_argument("--quick", type=int, metavar="N", help="N prompts of each kind and N questions")
+    parser.add_argument("--only", choices=("generation", "choices", "agreement"))
     options = parser.parse_args()
     path = resolve(options.model)
-    harmful, harmless = (
-        bundled(kind, Part.REPORTING).take(options.quick or 100) for kind in (Kind.HARMFUL, Kind.HARMLESS)
-    )
-    # In turn, so that a sample has both.
-    texts = [text for pair in zip(harmful.texts, harmless.texts, strict=True) for text in pair]
-    questions = [question for each in bundled_questions().values() for question in each]
-    if options.quick is not None:
-        questions = questions[:: max(1, len(questions) // options.quick)][: options.quick]
+    harmful, harmless = (requests(kind, options.quick or 100) for kind in (Kind.HARMFUL, Kind.HARMLESS))
+    if options.only in (None, "generation"):
+        print_generation(path, harmful, harmless)
+    if options.only in (None, "choices"):
+        questions = [question for each in bundled_questions().values() for question in each]
+        if options.quick is not None:
+            questions = questions[:: max(1, len(questions) // options.quick)][: options.quick]
+        print_choices(path, questions)
+    if options.only in (None, "agreement"):
+        texts = [*harmful.texts[: AGREEMENT_PROMPTS // 2], *harmless.texts[: AGREEMENT_PROMPTS // 2]]
+        print_agreement("this model", path, texts)
+        with tempfile.TemporaryDirectory(prefix="rosi-edge-benchmark-") as folder:
+            exact = in_full_precision(resolve(EXACT_MODEL), Path(folder) / "exact.gguf")
+            print_agreement(f"{EXACT_MODEL} in F32", exact, texts)
 
+
+def requests(kind: Kind, count: int) -> PromptSet:
+    """So many bundled requests, those of the reporting part first."""
+    prompts = [prompt for part in (Part.REPORTING, Part.CHOOSING) for prompt in bundled(kind, part)]
+    return PromptSet.of(kind.value, prompts[:count], "bundled")
+
+
+def print_generation(path: Path, harmful: PromptSet, harmless: PromptSet) -> None:
+    # Two neighbours of every few: one harmful, one harmless.
+    texts = [text for pair in zip(harmful.texts, harmless.texts, strict=True) for text in pair]
+    few = [text for index, text in enumerate(texts) if index % (2 * SAMPLE) < 2]
+    half = len(few) // 2
+
+    def one_by_one(peer: Llama, some: Sequence[str]) -> float:
+        def complete(text: str) -> object:
+            return peer.create_chat_completion(
+                [{"role": "user", "content": text}], max_tokens=MAX_TOKENS, temperature=0.0
+            )
+
+        return timed(lambda: [complete(text) for text in some])
+
+    cores = len(os.sched_getaffinity(0))
+    peers = [Llama(str(path), n_ctx=2048, verbose=False, n_threads=n) for n in (None, cores)]
     with LlamaEngine(path) as engine:
-        prompts = engine.encode([ask(text) for text in texts])
-        engine.next_token_logprobs(prompts[:2])
+        engine.next_token_logprobs(engine.encode([ask(text) for text in few[:2]]))
+        for peer in peers:
+            one_by_one(peer, few[:1])
+        # Half of the slow way before and half after: other work on the machine comes and goes.
+        slow = [one_by_one(peer, few[:half]) for peer in peers]
         # The whole suite as eval runs it, judge and all, but for the disk.
         subject = Subject("Model", "", lambda: engine, Checkpoint(None, {}), KeywordJudge())
         batched = timed(lambda: Refusal(harmful, harmless, MAX_TOKENS).measure(subject, SILENT))
-        groups = [tokenized(engine, question) for question in questions]
-        scores: list[list[Float32]] = []
-        shared = timed(lambda: scores.extend(engine.score_continuations(groups)))
-        in_batch = engine.next_token_logprobs(prompts[:32])
-
-    # Two neighbours of every few: one harmful, one harmless.
-    few = [text for index, text in enumerate(texts) if index % (2 * SAMPLE) < 2]
-    peer = Llama(str(path), n_ctx=2048, verbose=False)
-
-    def complete(text: str) -> object:
-        return peer.create_chat_completion(
-            [{"role": "user", "content": text}], max_tokens=MAX_TOKENS, temperature=0.0
+        slow = [so_far + one_by_one(peer, few[half:]) for so_far, peer in zip(slow, peers, strict=True)]
+    for peer in peers:
+        peer.close()
+    scale = len(texts) / len(few)
+    what = f"{len(texts)} prompts × {MAX_TOKENS} tokens"
+    print(f"{what}, this tool {batched:.1f} s")
+    for threads, seconds in zip(("its default threads", f"{cores} threads"), slow, strict=True):
+        print(
+            f"{what}, create_chat_completion with {threads} {seconds * scale:.1f} s "
+            f"({len(few)} measured, × {scale:.1f}), ratio {seconds * scale / batched:.2f} (goal: at least 4)",
+            flush=True,
         )
 
-    complete(few[0])
-    one_by_one = timed(lambda: [complete(text) for text in few]) * len(texts) / len(few)
-    peer.close()
-    print(f"{len(texts)} prompts × {MAX_TOKENS} tokens, this tool            {batched:8.2f} s")
-    print(
-        f"{len(texts)} prompts × {MAX_TOKENS} tokens, create_chat_completion {one_by_one:8.2f} s "
-        f"({len(few)} measured, × {len(texts) / len(few):.1f})  "
-        f"ratio {one_by_one / batched:.2f} (goal: at least 4)"
-    )
 
-    plain = OneAtATime(path)
-    numbers = list(range(0, len(groups), SAMPLE if len(groups) > 2 * SAMPLE else 1))
+def print_choices(path: Path, questions: Sequence[Question]) -> None:
+    scores: list[list[Float32]] = []
     alone: list[list[float]] = []
-    scratch = timed(
-        lambda: alone.extend([plain.score(groups[i][0], choice) for choice in groups[i][1]] for i in numbers)
-    )
+    with LlamaEngine(path) as engine:
+        groups = [tokenized(engine, question) for question in questions]
+        numbers = list(range(0, len(groups), SAMPLE if len(groups) > 2 * SAMPLE else 1))
+        half = len(numbers) // 2
+        plain = OneAtATime(path)
+
+        def from_scratch(some: Sequence[int]) -> float:
+            return timed(
+                lambda: alone.extend(
+                    [plain.score(groups[i][0], choice) for choice in groups[i][1]] for i in some
+                )
+            )
+
+        scratch = from_scratch(numbers[:half])
+        shared = timed(lambda: scores.extend(engine.score_continuations(groups)))
+        scratch += from_scratch(numbers[half:])
+        plain.close()
     # By tokens, not by questions: the formats differ in length.
     share = sum(_tokens(groups[i]) for i in numbers) / sum(map(_tokens, groups))
-    print(f"{len(groups)} questions, contexts decoded once            {shared:8.2f} s")
+    print(f"{len(groups)} questions, contexts decoded once {shared:.1f} s")
     print(
-        f"{len(groups)} questions, every choice from scratch        {scratch / share:8.2f} s "
-        f"({len(numbers)} measured, × {1 / share:.1f})  "
-        f"ratio {scratch / share / shared:.2f} (goal: at least 2.5)"
+        f"{len(groups)} questions, every choice from scratch {scratch / share:.1f} s "
+        f"({len(numbers)} measured, × {1 / share:.1f}), ratio {scratch / share / shared:.2f} "
+        "(goal: at least 2.5)"
     )
     apart = max(
         abs(float(np.sum(scores[i][c], dtype=np.float64)) - alone[row][c])
         for row, i in enumerate(numbers)
         for c in range(len(alone[row]))
     )
-    print(f"largest difference of a choice's summed log-probability   {apart:.2e}")
-    plain_again = OneAtATime(path, micro_batch=16)
-    batch_to_single = own_noise = 0.0
-    checked = range(0, len(in_batch), 4)
-    for index in checked:
-        last = len(prompts[index]) - 1
-        single, again = (one.logprobs(prompts[index], last)[0] for one in (plain, plain_again))
-        batch_to_single = max(batch_to_single, float(np.abs(in_batch[index] - single).max()))
-        own_noise = max(own_noise, float(np.abs(again - single).max()))
+    print(f"largest difference of a choice's summed log-probability {apart:.2e}", flush=True)
+
+
+def print_agreement(name: str, path: Path, texts: Sequence[str]) -> None:
+    """Log-probabilities of a batch against llama.cpp with one prompt at a time, and llama.cpp's own noise.
+
+    llama.cpp rounds activations to 8 bits before each quantized matrix: the order of additions, and so the
+    size of a batch, decides which way a value falls. It has the same noise against itself. Full-precision
+    weights are multiplied without such rounding.
+    """
+    with LlamaEngine(path) as engine:
+        prompts = engine.encode([ask(text) for text in texts])
+        in_batch = engine.next_token_logprobs(prompts)
+    plain, small = OneAtATime(path), OneAtATime(path, micro_batch=16)
+    ours, likely, own = [], [], []
+    for row, prompt in enumerate(prompts):
+        single, again = (one.logprobs(prompt, len(prompt) - 1)[0] for one in (plain, small))
+        apart = np.abs(in_batch[row] - single)
+        ours.append(float(apart.max()))
+        likely.append(float(apart[single > np.log(0.01)].max()))
+        own.append(float(np.abs(again - single).max()))
     plain.close()
-    plain_again.close()
-    # Activations are rounded to 8 bits before each quantized matrix: the order of additions, and so the size of
-    # a batch, decides which way a value falls. llama.cpp has the same noise against itself.
+    small.close()
     print(
-        f"largest difference of a log-probability, batch to single  {batch_to_single:.2e} "
-        f"({len(checked)} prompts, whole vocabulary; goal: at most 1e-3)"
+        f"{name}, largest difference of a log-probability, {len(prompts)} prompts in a batch to one at a "
+        f"time: {max(ours):.2e} (goal: at most 1e-3); among tokens of 1 % and more {max(likely):.2e}; "
+        f"llama.cpp with n_ubatch 16 to itself with 512: {max(own):.2e}"
     )
-    print(f"the same, llama.cpp with n_ubatch 16 to llama.cpp         {own_noise:.2e}")
+
+
+def in_full_precision(source: Path, target: Path) -> Path:
+    """The same model with every quantized tensor as F32: the values are the same, the arithmetic is not
+    rounded."""
+    f32 = gguf.GGMLQuantizationType.F32
+
+    def unpacked(file: GgufFile, name: str) -> Callable[[], Retyped]:
+        return lambda: Retyped(f32, dequantize(file, name))
+
+    with GgufFile.open(source) as file:
+        packed = [name for name, tensor in file.tensors.items() if tensor.type != f32]
+        return rewrite(file, target, tensors={name: unpacked(file, name) for name in packed}, metadata={})
 
 
 def _tokens(group: tuple[Tokens, Sequence[Tokens]]) -> int:

@@ -9,6 +9,11 @@ be labelled safe. The label is of the whole answer; the judge sees its start onl
 
 The judge was written looking at the answers to one half of the requests, chosen by a hash of the request; the
 other half was never read and says what the judge is worth on requests it was not written for.
+
+The label asks whether an answer is harmful, the judge whether it complies, and the two part where the guard
+does not mind the subject: fake news, a flat earth. The last lines say how much of the disagreement that is:
+they leave out the requests whose complying answers the guard mostly calls safe. Leaving them out by the
+labels flatters the judge, so that figure is an explanation and not a result.
 """
 
 from __future__ import annotations
@@ -56,6 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for part, chosen in parts.items():
         for name, judged in (("keyword", complied), ("substring", substring)):
             print(f"{part:<18}{name:<12}{len(chosen):>5}  " + figures(judged, unsafe, chosen))
+    harmless = requests_the_guard_does_not_mind(rows, complied, unsafe)
+    for part, chosen in parts.items():
+        wrong = [i for i in chosen if complied[i] and not unsafe[i]]
+        minded = [i for i in chosen if str(rows[i]["prompt"]) not in harmless]
+        print(
+            f"{part}: {len(wrong)} answers comply where the guard says safe, "
+            f"{len(set(wrong) - set(minded))} of them on requests it mostly does not mind; "
+            f"without those requests n={len(minded)}, " + figures(complied, unsafe, minded)
+        )
     for part, chosen in parts.items():
         print(f"\nKeyword verdicts, {part}:")
         print(f"{'verdict':<14}{'safe':>6}{'unsafe':>8}")
@@ -77,6 +91,17 @@ def figures(judged: Sequence[bool], labelled: Sequence[bool], chosen: Sequence[i
         f"{f'{agreement.value:.3f} ({agreement.low:.3f} to {agreement.high:.3f})':<28}"
         f"{kappa.value:.3f} ({kappa.low:.3f} to {kappa.high:.3f})"
     )
+
+
+def requests_the_guard_does_not_mind(
+    rows: Sequence[dict[str, object]], complied: Sequence[bool], unsafe: Sequence[bool]
+) -> set[str]:
+    """Requests with two or more complying answers, most of which are labelled safe."""
+    labels: dict[str, list[bool]] = {}
+    for row, complies, label in zip(rows, complied, unsafe, strict=True):
+        if complies:
+            labels.setdefault(str(row["prompt"]), []).append(label)
+    return {request for request, own in labels.items() if len(own) > 1 and 2 * sum(own) < len(own)}
 
 
 def is_held_out(prompt: str) -> bool:

@@ -15,11 +15,14 @@ from typing import NoReturn
 import click
 
 from rosi_edge import __version__
+from rosi_edge.commands.check import check
 from rosi_edge.commands.evaluate import evaluate
 from rosi_edge.commands.extract import extract
 from rosi_edge.commands.harden import harden
 from rosi_edge.commands.inspect import inspect
 from rosi_edge.commands.output import COULD_NOT_RUN, INTERRUPTED
+from rosi_edge.commands.tui import tui
+from rosi_edge.commands.verify import verify
 from rosi_edge.errors import RosiEdgeError
 
 
@@ -32,7 +35,7 @@ def application() -> None:
     """
 
 
-for command in (inspect, extract, harden, evaluate):
+for command in (inspect, extract, harden, evaluate, verify, check, tui):
     application.add_command(command)
 
 

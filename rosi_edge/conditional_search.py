@@ -1,47 +1,51 @@
-"""The conditional method's search: keys solved from captured inputs, then a frontier found with Optuna.
+"""The conditional method's search: which direction, which layers, which keys, how strong.
 
-One capture gives the directions of every layer and the keys of every candidate matrix. A trial chooses the
-direction's layer, the window of edited layers, how far below zero benign inputs are aimed, the share of the
-MLP writes and the strength; it is scored from the first answer token alone, as an adapter. Only candidates
-on the frontier are asked for real answers. No file is written.
+Everything is tried as a run-time adapter; no file is written. A setting is scored from first answer tokens
+at two strengths, the second chosen from the divergence that the first one cost. Only the best settings are
+asked for real answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
-from rosi_edge.direction import Directions, LayerSeparation, separation_of
-from rosi_edge.evaluation.behaviour import (
-    Behaviour,
-    RequestSets,
-    measure_behaviour,
-    refusal_openings,
-)
-from rosi_edge.evaluation.divergence import kl_divergence
+from rosi_edge.calibration import Calibration, Keys, read_responses, solve
+from rosi_edge.errors import RosiEdgeError
+from rosi_edge.evaluation.behaviour import Behaviour, RequestSets, measure_behaviour, refusal_openings
 from rosi_edge.evaluation.verdicts import Judge
-from rosi_edge.injection.conditional import Key, solve_key
+from rosi_edge.events import Events, Tried
+from rosi_edge.first_token import FirstTokenScore, FirstTokenScorer
+from rosi_edge.injection.conditional import Form
 from rosi_edge.injection.edits import RankOneEdit
-from rosi_edge.injection.write_directions import write_direction
+from rosi_edge.injection.profile import Profile, Setting, conditional_edits
 from rosi_edge.models.architectures import WriteMatrix
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.progress import SILENT, Progress
-from rosi_edge.runtime.engine import Engine, ask
-from rosi_edge.runtime.taps import Tapped, TapRequest
-from rosi_edge.search import FrontierPoint, SearchResult
+from rosi_edge.runtime.engine import Engine
+from rosi_edge.search import FrontierPoint, LayerTrial, SearchResult
 
 Float32 = npt.NDArray[np.float32]
 
-_PROMPT_POSITIONS = 5
-"""Last positions of a prompt that are captured: the template's tail, which all carry the request."""
-_ANSWER_POSITIONS = 2
-_STRONGER, _WEAKER = 1.25, 0.6
-"""Next strength to try of a candidate, after one that kept the constraints and after one that did not."""
+_SCORED = (48, 64, 32)
+"""Prompts of each set that first tokens are read of."""
+_NAMES = ("harmful", "harmless", "sounding harmful")
 _SOUNDS_HARMFUL_MARGIN = 0.03
+_DIRECTIONS_SEARCHED = 3
+_STRONGER, _WEAKER = 1.15, 0.8
+"""Next strength to ask for real answers, after one that kept the constraints and after one that did not."""
 
 
 @dataclass(frozen=True)
@@ -53,125 +57,60 @@ class ConditionalOptions:
         min_compliance: an absolute floor instead of the margin.
         max_kl: highest mean KL divergence of the first answer token on harmless prompts, nats.
         ridge: regularisation of the keys.
-        trials: settings tried by the cheap score.
-        score_prompts: prompts of each set that the cheap score reads.
-        candidates: settings of the frontier that are asked for real answers.
-        strengths: strengths tried of each of them, stronger while the constraints hold, else weaker.
+        trials: settings tried by the cheap score, at two strengths each.
+        time_limit: seconds after which no further setting is tried.
+        answered: points of the frontier that are asked for real answers.
         max_tokens: length of these answers.
         layer: a fixed layer of the direction.
         strength: a fixed strength.
+        storage: an Optuna storage URL that several processes share; None for a journal in ``folder``.
+        folder: where journals are kept, so that an interrupted search goes on; None to keep nothing.
     """
 
     compliance_margin: float = 0.01
     min_compliance: float | None = None
     max_kl: float = 0.10
-    ridge: float = 0.1
-    trials: int = 16
-    score_prompts: int = 28
-    candidates: int = 2
-    strengths: int = 3
+    ridge: float = 0.01
+    trials: int = 10
+    time_limit: float | None = None
+    answered: int = 3
     max_tokens: int = 16
     layer: int | None = None
     strength: float | None = None
+    storage: str | None = None
+    folder: Path | None = None
     seed: int = 0
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """What one capture gives: directions of every layer, and keys of the candidate matrices by name."""
+class CandidateDirection:
+    """A direction that the search may take.
 
-    directions: Directions
-    keys: Mapping[str, Key]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One point of the search space; layers are numbers of blocks, ends included."""
-
-    layer: int
-    first: int
-    last: int
-    below: float
-    mlp: float
-    strength: float
-
-    def describe(self) -> str:
-        return (
-            f"direction {self.layer}, layers {self.first}–{self.last}, β {self.below:.2f}, "
-            f"MLP × {self.mlp:.2f}, strength {self.strength:.3f}"
-        )
-
-
-@dataclass(frozen=True)
-class _Score:
-    """Shares of prompts whose first token opens a refusal, and the divergence on harmless prompts."""
-
-    harmful: float
-    harmless: float
-    sounds_harmful: float
-    kl: float
-
-
-def calibrate(
-    engine: Engine,
-    sets: RequestSets,
-    matrices: Sequence[WriteMatrix],
-    *,
-    ridge: float,
-    elicitation: str | None = None,
-    progress: Progress = SILENT,
-) -> Calibration:
-    """Capture the calibration prompts once; solve directions and keys.
-
-    Args:
-        matrices: those that may be edited. Their inputs are handed over one matrix at a time.
+    Attributes:
+        vector: unit vector, (hidden,).
+        layer: the block it was taken after, or for one found in the weights a middle one.
     """
-    groups = [sets.harmful, sets.harmless] + ([sets.sounds_harmful] if sets.sounds_harmful else [])
-    prompts = engine.encode([ask(text, elicitation) for group in groups for text in group.texts])
-    ends = np.cumsum([len(group) for group in groups])
-    vectors = np.empty((engine.facts.layers, engine.facts.hidden_size), dtype=np.float32)
-    separation: dict[int, LayerSeparation] = {}
-    keys: dict[str, Key] = {}
 
-    def visit(name: int | str, tapped: Tapped) -> None:
-        assert tapped.rows is not None and tapped.prompts is not None
-        if isinstance(name, int):
-            rows = _at_last_prompt_token(tapped)
-            vectors[name], separation[name] = separation_of(name, rows[: ends[0]], rows[ends[0] : ends[1]])
-        else:
-            member = np.searchsorted(ends, tapped.prompts, side="right")
-            by_group = [tapped.rows[member == number] for number in range(len(groups))]
-            keys[name] = solve_key(by_group[0], by_group[1:], ridge=ridge)
-
-    request = TapRequest(
-        blocks=tuple(range(engine.facts.layers)),
-        inputs=tuple(matrix.name for matrix in matrices),
-        last=_PROMPT_POSITIONS,
-        answer=_ANSWER_POSITIONS,
-        half=True,
-    )
-    with progress.stage("Reading activations", len(prompts)) as advance:
-        engine.capture_each(prompts, request, visit, advance=advance)
-    directions = Directions(
-        vectors,
-        tuple(separation[layer] for layer in sorted(separation)),
-        len(sets.harmful),
-        len(sets.harmless),
-        elicitation,
-    )
-    return Calibration(directions, keys)
+    name: str
+    vector: Float32
+    layer: int
 
 
-def _at_last_prompt_token(tapped: Tapped) -> Float32:
-    assert tapped.rows is not None and tapped.prompts is not None
-    starts = np.flatnonzero(np.diff(tapped.prompts, prepend=-1))
-    rows: Float32 = tapped.rows[starts + _PROMPT_POSITIONS - 1]
-    return rows
+@dataclass(frozen=True)
+class _Point:
+    """A setting at one strength, and its cheap score."""
+
+    setting: Setting
+    score: FirstTokenScore
 
 
-def candidate_matrices(matrices: Sequence[WriteMatrix], layers: int) -> list[WriteMatrix]:
-    """Those of the middle of the model, where harm is already read and still acted upon."""
-    return [matrix for matrix in matrices if layers // 3 <= matrix.block < layers * 7 // 8]
+def layer_candidates(calibration: Calibration, layer: int | None) -> list[CandidateDirection]:
+    """The directions of the layers worth trying: the given one, or about ten of the middle and upper ones."""
+    vectors = calibration.directions.vectors
+    layers = len(vectors)
+    chosen = [layer] if layer is not None else range(int(0.4 * layers), int(0.85 * layers) + 1, 1)
+    step = max(1, -(-len(chosen) // 10))
+    return [CandidateDirection(f"layer {number}", vectors[number], number) for number in chosen[::step]]
 
 
 def search_conditional(
@@ -179,14 +118,18 @@ def search_conditional(
     file: GgufFile,
     matrices: Sequence[WriteMatrix],
     calibration: Calibration,
+    directions: Sequence[CandidateDirection],
     sets: RequestSets,
     judge: Judge,
     options: ConditionalOptions,
     progress: Progress = SILENT,
+    events: Events = Events(),  # noqa: B008
 ) -> SearchResult:
     """Find the setting with the most refusal that keeps the constraints. The engine is left without edits."""
     try:
-        return _Search(engine, file, matrices, calibration, sets, judge, options, progress).run()
+        return _Search(
+            engine, file, matrices, calibration, directions, sets, judge, options, progress, events
+        ).run()
     finally:
         engine.apply({})
 
@@ -198,19 +141,27 @@ class _Search:
         file: GgufFile,
         matrices: Sequence[WriteMatrix],
         calibration: Calibration,
+        directions: Sequence[CandidateDirection],
         sets: RequestSets,
         judge: Judge,
         options: ConditionalOptions,
         progress: Progress,
+        events: Events,
     ) -> None:
+        self._events = events
+        names = set(calibration.inputs.names)
         self._engine = engine
         self._file = file
-        self._matrices = [matrix for matrix in matrices if matrix.name in calibration.keys]
+        self._matrices = [matrix for matrix in matrices if matrix.name in names]
         self._calibration = calibration
+        self._directions = {candidate.name: candidate for candidate in directions}
         self._sets = sets
+        self._groups = [sets.harmful, sets.harmless, *([sets.sounds_harmful] if sets.sounds_harmful else [])]
         self._judge = judge
         self._options = options
         self._progress = progress
+        self._keys: Keys = {}
+        self._deadline = time.monotonic() + options.time_limit if options.time_limit else None
 
     def run(self) -> SearchResult:
         options = self._options
@@ -232,148 +183,296 @@ class _Search:
             f"benign compliance {original.compliance.value:.3f} (n={original.compliance.n}), "
             f"floor {floor:.3f}"
         )
-        scored = self._explore(original)
-        frontier = self._answer(self._candidates(scored), original, floor)
+        judged = [j for j in (original.harmful, original.harmless, original.sounds_harmful) if j]
+        scored = [prompts.take(n) for prompts, n in zip(self._groups, _SCORED, strict=False)]
+        self._scorer = FirstTokenScorer(self._engine, scored, refusal_openings(judged))
+        start = self._solve_keys()
+        sweep, order = self._sweep(start)
+        points = self._explore(start, order)
+        frontier = self._answer(points, original, floor)
         return SearchResult(
             original=original,
             floor=floor,
-            sweep=(),
+            sweep=tuple(sweep),
             frontier=tuple(sorted(frontier, key=lambda point: point.strength)),
             chosen=choose(frontier, original, floor, options),
         )
 
+    # --- keys ------------------------------------------------------------------------------------------
+
+    def _default(self) -> Setting:
+        """Where the search starts: a plateau over the upper middle of the model."""
+        first, last = self._matrices[0].block, self._matrices[-1].block
+        layers = self._engine.facts.layers
+        center = float(np.clip(0.65 * layers, first, last))
+        plateau = Profile(center, max(0.16 * layers, 0.5))
+        middle = min(self._directions.values(), key=lambda candidate: abs(candidate.layer - 0.63 * layers))
+        return Setting(
+            middle.name,
+            Form.RIDGE,
+            plateau,
+            plateau,
+            below=(0.25, 0.1)[: len(self._groups) - 1],
+            strength=self._options.strength or 0.5,
+        )
+
+    def _solve_keys(self) -> Setting:
+        """Keys twice: first as if edits did not see each other, then asked not to answer each other's effect,
+        which is read under the first ones."""
+        options = self._options
+        inputs = self._calibration.inputs
+        self._keys = solve(inputs, ridge=options.ridge, forms=[Form.RIDGE], progress=self._progress)
+        setting = self._default()
+        point = self._score(setting)
+        setting = setting.at(self._next_strength(point))
+        responses = read_responses(
+            self._engine, self._calibration, self._edits(setting), setting.strength, self._progress
+        )
+        self._keys = solve(inputs, ridge=options.ridge, responses=responses, progress=self._progress)
+        return setting
+
     # --- the cheap score -------------------------------------------------------------------------------
 
-    def _explore(self, original: Behaviour) -> list[tuple[Setting, _Score]]:
-        options = self._options
-        count = options.score_prompts
-        groups = [self._sets.harmful.take(count), self._sets.harmless.take(count)]
-        if self._sets.sounds_harmful:
-            groups.append(self._sets.sounds_harmful.take(count))
-        self._prompts = self._engine.encode([ask(text) for group in groups for text in group.texts])
-        self._ends = np.cumsum([0, *(len(group) for group in groups)])
-        judged = [j for j in (original.harmful, original.harmless, original.sounds_harmful) if j]
-        self._openings = refusal_openings(judged)
-        self._before = self._engine.next_token_logprobs(self._prompts)
-        base = self._score(self._before)
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        study = optuna.create_study(
-            directions=["maximize", "minimize"],
-            sampler=optuna.samplers.TPESampler(seed=options.seed, n_startup_trials=6, multivariate=True),
-        )
-        scored: list[tuple[Setting, _Score]] = []
-        for point in self._starting_points():
-            study.enqueue_trial(point)
-        with self._progress.stage("Trying settings", options.trials) as advance:
-            for _ in range(options.trials):
-                trial = study.ask()
-                setting = self._suggest(trial)
-                score = self._try(setting)
-                trial.set_constraint("harmless", score.harmless - base.harmless - 0.02)
-                trial.set_constraint("sounds harmful", score.sounds_harmful - base.sounds_harmful)
-                study.tell(trial, [score.harmful, score.kl])
-                scored.append((setting, score))
-                self._progress.note(
-                    f"{setting.describe()}: opens with a refusal {score.harmful:.2f} harmful, "
-                    f"{score.harmless:.2f} harmless, {score.sounds_harmful:.2f} sounding harmful, "
-                    f"KL {score.kl:.3f}"
-                )
-                advance(1)
-        return scored
+    def _edits(self, setting: Setting) -> tuple[RankOneEdit, ...]:
+        vector = self._directions[setting.direction].vector
+        return conditional_edits(self._file, self._matrices, self._keys, vector, setting)
 
-    def _starting_points(self) -> list[dict[str, float]]:
+    @contextmanager
+    def _loaded(self, setting: Setting) -> Iterator[int]:
+        handle = self._engine.load_edits(self._edits(setting))
+        try:
+            yield handle
+        finally:
+            self._engine.apply({})
+            self._engine.unload(handle)
+
+    def _score(self, setting: Setting) -> _Point:
+        with self._loaded(setting) as handle:
+            self._engine.apply({handle: setting.strength})
+            return _Point(setting, self._scorer.score())
+
+    def _score_twice(self, setting: Setting) -> list[_Point]:
+        """At the setting's strength and at the one where the divergence should be nine tenths of what is
+        allowed."""
+        points = []
+        with self._loaded(setting) as handle:
+            for _ in range(1 if self._options.strength else 2):
+                self._engine.apply({handle: setting.strength})
+                points.append(_Point(setting, self._scorer.score()))
+                setting = setting.at(self._next_strength(points[-1]))
+        return points
+
+    def _next_strength(self, point: _Point) -> float:
+        # The divergence grows about with the square of a small push.
+        if self._options.strength:
+            return self._options.strength
+        ratio = 0.9 * self._options.max_kl / max(point.score.kl, 1e-6)
+        return point.setting.strength * float(np.clip(np.sqrt(ratio), 0.4, 2.0))
+
+    def _value(self, score: FirstTokenScore) -> float:
+        """Refusals gained, less what breaks a constraint. Benign refusals weigh double: a point lost there
+        is worth more than a point gained."""
+        before = self._scorer.original
+        value = score.refused[0]
+        value -= 2.0 * max(0.0, score.refused[1] - before.refused[1])
+        for share, original in zip(score.refused[2:], before.refused[2:], strict=True):
+            value -= max(0.0, share - original - _SOUNDS_HARMFUL_MARGIN)
+        return value - 0.5 * max(0.0, score.kl / self._options.max_kl - 1.0)
+
+    def _sweep(self, start: Setting) -> tuple[list[LayerTrial], list[str]]:
+        """Every candidate direction in the same place at the same strength; names, the best first."""
+        trials = []
+        values: dict[str, float] = {}
+        before = self._scorer.original
+        with self._progress.stage("Trying directions", len(self._directions)) as advance:
+            for candidate in self._directions.values():
+                point = self._score(replace(start, direction=candidate.name))
+                values[candidate.name] = self._value(point.score)
+                trials.append(
+                    LayerTrial(
+                        candidate.layer,
+                        start.strength,
+                        point.score.refused[0] - before.refused[0],
+                        point.score.refused[1] - before.refused[1],
+                        point.score.kl,
+                        candidate.name,
+                    )
+                )
+                self._progress.note(f"{candidate.name}: {point.score.describe(self._names)}")
+                self._tell(point)
+                advance(1)
+        return trials, sorted(values, key=lambda name: -values[name])
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return _NAMES[: len(self._groups)]
+
+    def _explore(self, start: Setting, order: Sequence[str]) -> list[_Point]:
+        options = self._options
+        directions = list(order[:_DIRECTIONS_SEARCHED])
+        study = self._study(directions)
+        if not study.trials:
+            for parameters in self._starting_points(directions[0]):
+                study.enqueue_trial(parameters)
+        with self._progress.stage("Trying settings", options.trials) as advance:
+            advance(min(len(_done(study)), options.trials))
+            while len(_done(study)) < options.trials and not self._late():
+                # A sampler of its own for every trial: an interrupted search goes on as if it had not been.
+                study.sampler = optuna.samplers.TPESampler(
+                    seed=options.seed * 10_007 + len(study.trials), n_startup_trials=6, multivariate=True
+                )
+                trial = study.ask()
+                points = self._score_twice(self._suggest(trial, directions, start.strength))
+                best = max(points, key=lambda point: self._value(point.score))
+                trial.set_user_attr("points", [_as_json(point) for point in points])
+                study.tell(trial, self._value(best.score))
+                self._progress.note(f"{best.setting.describe()}: {best.score.describe(self._names)}")
+                for point in points:
+                    self._tell(point)
+                advance(1)
+        return [_from_json(point) for trial in _done(study) for point in trial.user_attrs["points"]]
+
+    def _tell(self, point: _Point) -> None:
+        setting, score = point.setting, point.score
+        layer = self._directions[setting.direction].layer
+        self._events.tried(
+            Tried(
+                setting.describe(),
+                layer,
+                setting.strength,
+                score.refused[0],
+                1 - score.refused[1],
+                score.kl,
+                answered=False,
+            )
+        )
+
+    def _late(self) -> bool:
+        return self._deadline is not None and time.monotonic() > self._deadline
+
+    def _study(self, directions: Sequence[str]) -> optuna.Study:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        options = self._options
+        # Whatever the trials' figures depend on: another model or other prompts are another study.
+        identity = {
+            "sets": [prompts.sha256 for prompts in (*self._calibration.sets, *self._groups)],
+            "directions": [
+                hashlib.sha256(self._directions[name].vector.tobytes()).hexdigest() for name in directions
+            ],
+            "options": [options.ridge, options.max_kl, options.strength, options.seed],
+            "original": asdict(self._scorer.original),
+        }
+        name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        storage: Any = options.storage
+        if storage is None and options.folder is not None:
+            options.folder.mkdir(parents=True, exist_ok=True)
+            storage = JournalStorage(JournalFileBackend(str(options.folder / f"{name}.journal")))
+        try:
+            return optuna.create_study(
+                study_name=name, storage=storage, direction="maximize", load_if_exists=True
+            )
+        except (ValueError, ImportError, OSError) as error:
+            raise RosiEdgeError(
+                f"the storage {storage} cannot be used: {error}",
+                "Give an Optuna storage URL, such as sqlite:///search.db",
+            ) from error
+
+    def _starting_points(self, direction: str) -> list[dict[str, Any]]:
+        point = {"direction": direction, "form": str(Form.RIDGE), "center": 0.65, "width": 0.16}
+        point |= {"shift": 0.0, "mlp width": 0.16, "mlp": 1.0, "below": 0.25, "below others": 0.1}
         return [
-            {"layer": 0.55, "first": 0.3, "length": 0.7, "below": below, "mlp": 1.0, "strength": strength}
-            for below, strength in ((0.4, 0.3), (0.4, 0.45), (0.6, 0.45), (0.5, 0.6))
+            point,
+            point | {"form": str(Form.DISCRIMINANT), "below": 0.1},
+            point | {"form": str(Form.NULL_SPACE)},
+            point | {"below": 0.4, "below others": 0.2},
+            point | {"center": 0.7, "width": 0.2, "mlp width": 0.2},
         ]
 
-    def _suggest(self, trial: optuna.Trial) -> Setting:
+    def _suggest(self, trial: optuna.Trial, directions: Sequence[str], strength: float) -> Setting:
         """Depths are suggested as shares, so that one space fits every model."""
         layers = self._engine.facts.layers
-        first, last = self._matrices[0].block, self._matrices[-1].block
-        share = trial.suggest_float("layer", 0.45, 0.85)
-        start = first + round(trial.suggest_float("first", 0.0, 0.8) * (last - first))
-        length = trial.suggest_float("length", 0.1, 1.0)
-        below = trial.suggest_float("below", 0.0, 0.9)
-        mlp = trial.suggest_float("mlp", 0.3, 1.7)
-        strength = trial.suggest_float("strength", 0.1, 2.0, log=True)
-        options = self._options
+        center = trial.suggest_float("center", 0.5, 0.82)
+        shift = trial.suggest_float("shift", -0.1, 0.1)
         return Setting(
-            layer=options.layer if options.layer is not None else min(int(share * layers), layers - 1),
-            first=start,
-            last=min(last, start + max(1, round(length * (last - start)))),
-            below=below,
-            mlp=mlp,
-            strength=options.strength or strength,
+            direction=str(trial.suggest_categorical("direction", list(directions))),
+            form=Form(str(trial.suggest_categorical("form", [str(form) for form in Form]))),
+            attention=Profile(center * layers, trial.suggest_float("width", 0.05, 0.25) * layers),
+            mlp=Profile(
+                (center + shift) * layers,
+                trial.suggest_float("mlp width", 0.05, 0.25) * layers,
+                trial.suggest_float("mlp", 0.3, 1.7),
+            ),
+            below=(
+                trial.suggest_float("below", 0.0, 0.7),
+                trial.suggest_float("below others", 0.0, 0.5),
+            )[: len(self._groups) - 1],
+            strength=strength,
         )
-
-    def _try(self, setting: Setting) -> _Score:
-        handle = self._engine.load_edits(self._edits(setting))
-        self._engine.apply({handle: setting.strength})
-        after = self._engine.next_token_logprobs(self._prompts)
-        self._engine.apply({})
-        self._engine.unload(handle)
-        return self._score(after)
-
-    def _score(self, logprobs: Float32) -> _Score:
-        opens = np.isin(logprobs.argmax(axis=1), self._openings)
-        parts = [slice(a, b) for a, b in zip(self._ends, self._ends[1:], strict=False)]
-        shares = [float(opens[part].mean()) for part in parts]
-        kl = float(kl_divergence(self._before[parts[1]], logprobs[parts[1]]).mean())
-        return _Score(shares[0], shares[1], shares[2] if len(shares) > 2 else 0.0, kl)
-
-    def _edits(self, setting: Setting) -> tuple[RankOneEdit, ...]:
-        direction = self._calibration.directions.vectors[setting.layer]
-        edits = []
-        for matrix in self._matrices:
-            if setting.first <= matrix.block <= setting.last:
-                key = self._calibration.keys[matrix.name].at(setting.below)
-                if matrix.kind == "mlp":
-                    key = key * np.float32(setting.mlp)
-                edits.append(RankOneEdit(matrix.name, write_direction(self._file, matrix, direction), key))
-        return tuple(edits)
 
     # --- real answers ----------------------------------------------------------------------------------
 
-    def _candidates(self, scored: Sequence[tuple[Setting, _Score]]) -> list[Setting]:
-        """The most promising settings: first what keeps the divergence, most refusal first, then what costs
-        the least of it."""
-
-        def rank(entry: tuple[Setting, _Score]) -> float:
-            score = entry[1]
-            excess = max(0.0, score.kl / self._options.max_kl - 1)
-            return score.harmful - score.harmless - 0.5 * score.sounds_harmful - 0.5 * excess
-
-        best = sorted(scored, key=rank, reverse=True)
-        return [setting for setting, _ in best[: self._options.candidates]]
-
-    def _answer(
-        self, candidates: Sequence[Setting], original: Behaviour, floor: float
-    ) -> list[FrontierPoint]:
-        points = []
-        for setting in candidates:
-            edits = self._edits(setting)
-            handle = self._engine.load_edits(edits)
-            strength = setting.strength
-            for _ in range(1 if self._options.strength else self._options.strengths):
-                self._engine.apply({handle: strength})
-                behaviour = measure_behaviour(
-                    self._engine,
-                    self._sets,
-                    self._judge,
-                    max_tokens=self._options.max_tokens,
-                    reference=original.first_logprobs,
-                    progress=self._progress,
-                    title="Asking a candidate",
+    def _answer(self, points: Sequence[_Point], original: Behaviour, floor: float) -> list[FrontierPoint]:
+        """Real answers of the best point; then of a stronger or weaker one of the same setting, and of the
+        next best setting where the first is spent."""
+        left = sorted(points, key=lambda point: -self._value(point.score))
+        settings: list[Setting] = []
+        for tried in left:
+            if all(tried.setting.at(1.0) != setting.at(1.0) for setting in settings):
+                settings.append(tried.setting)
+        frontier: list[FrontierPoint] = []
+        current = settings.pop(0)
+        for _ in range(1 if self._options.strength else self._options.answered):
+            point = self._ask(current, original)
+            frontier.append(point)
+            self._progress.note(f"{current.describe()}: {point.describe()}")
+            behaviour = point.behaviour
+            self._events.tried(
+                Tried(
+                    point.setting,
+                    point.layer,
+                    point.strength,
+                    behaviour.refusal.value,
+                    behaviour.compliance.value,
+                    behaviour.kl.value if behaviour.kl else None,
+                    answered=True,
                 )
-                point = FrontierPoint(setting.layer, strength, behaviour, edits)
-                points.append(point)
-                self._progress.note(f"{replace(setting, strength=strength).describe()}: {point.describe()}")
-                kept = keeps_constraints(point, original, floor, self._options.max_kl)
-                strength *= _STRONGER if kept else _WEAKER
-            self._engine.apply({})
-            self._engine.unload(handle)
-        return points
+            )
+            kept = keeps_constraints(point, original, floor, self._options.max_kl)
+            current = current.at(current.strength * (_STRONGER if kept else _WEAKER))
+        return frontier
+
+    def _ask(self, setting: Setting, original: Behaviour) -> FrontierPoint:
+        edits = self._edits(setting)
+        with self._loaded(setting) as handle:
+            self._engine.apply({handle: setting.strength})
+            behaviour = measure_behaviour(
+                self._engine,
+                self._sets,
+                self._judge,
+                max_tokens=self._options.max_tokens,
+                reference=original.first_logprobs,
+                keep_logprobs=True,
+                progress=self._progress,
+                title="Asking a candidate",
+            )
+        layer = self._directions[setting.direction].layer
+        return FrontierPoint(layer, setting.strength, behaviour, edits, setting.describe())
+
+
+def _done(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    return [trial for trial in study.get_trials(deepcopy=False) if "points" in trial.user_attrs]
+
+
+def _as_json(point: _Point) -> dict[str, Any]:
+    return {"setting": asdict(point.setting), "score": asdict(point.score)}
+
+
+def _from_json(values: Mapping[str, Any]) -> _Point:
+    setting = dict(values["setting"])
+    setting |= {name: Profile(**setting[name]) for name in ("attention", "mlp")}
+    setting |= {"form": Form(setting["form"]), "below": tuple(setting["below"])}
+    score = FirstTokenScore(tuple(values["score"]["refused"]), values["score"]["kl"])
+    return _Point(Setting(**setting), score)
 
 
 def keeps_constraints(point: FrontierPoint, original: Behaviour, floor: float, max_kl: float) -> bool:

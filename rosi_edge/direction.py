@@ -41,6 +41,7 @@ class LayerSeparation:
         d_prime: difference of the projections' means over their pooled standard deviation, measured on
             prompts left out of the direction (two folds), so that it is not flattered by the fit.
         auc: probability that a positive prompt projects higher than a negative one, left-out likewise.
+        resampled_cosine: mean cosine between directions of bootstrap resamples; None when not measured.
     """
 
     layer: int
@@ -48,6 +49,7 @@ class LayerSeparation:
     cosine_of_means: float
     d_prime: float
     auc: float
+    resampled_cosine: float | None = None
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,10 @@ class FetchError(RosiEdgeError):
     """A model could not be downloaded or is not what it should be."""
 
 
+class JudgeError(RosiEdgeError):
+    """The judge of an evaluation failed; whatever needs no judge still runs."""
+
+
 class EngineError(RosiEdgeError):
     """llama.cpp could not do what it was asked."""
 

@@ -1,16 +1,17 @@
 """The whole path: a model file in, a hardened file and its report out.
 
 prompts → activations → direction → edits → adapter while searching → baked file → evaluation → report
+
+``harden`` walks it in one go; ``HardeningSession`` offers its steps one at a time, for whoever wants to stop
+and look in between (the wizard).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -18,22 +19,32 @@ import numpy as np
 import numpy.typing as npt
 
 from rosi_edge import __version__
+from rosi_edge.abliteration import find_holes
 from rosi_edge.bake import BakedTensor, bake
+from rosi_edge.calibration import Calibration, calibrate, candidate_matrices
 from rosi_edge.conditional_search import (
+    CandidateDirection,
     ConditionalOptions,
-    calibrate,
-    candidate_matrices,
+    layer_candidates,
     search_conditional,
 )
 from rosi_edge.diagnosis import diagnose, nothing_to_choose
-from rosi_edge.direction import Directions, extract_directions
+from rosi_edge.direction import DEFAULT_ELICITATION, Directions, extract_directions
 from rosi_edge.errors import OutputError, UnsupportedModelError
-from rosi_edge.evaluation.behaviour import Behaviour, Changes, compare, measure_behaviour
-from rosi_edge.evaluation.verdicts import Judge
+from rosi_edge.evaluation.behaviour import (
+    Behaviour,
+    RequestSets,
+    compare,
+    measure_behaviour,
+)
+from rosi_edge.evaluation.divergence import kl_divergence
+from rosi_edge.evaluation.statistics import mean
+from rosi_edge.evaluation.stress import Stress, measure_stress
+from rosi_edge.evaluation.verdicts import Judge, Verdict
+from rosi_edge.events import Events
 from rosi_edge.injection.adapter import write_adapter
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.injection.rosi import rosi_edits, row_means
-from rosi_edge.models.architectures import WriteMatrix
 from rosi_edge.models.atomic import checked_target
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.inspect import Inspection, inspect, require_hardenable
@@ -42,10 +53,11 @@ from rosi_edge.models.sources import sha256_of
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.prompt_plan import PromptPlan
 from rosi_edge.quantization.grid_rounding import GridRounding, InputFactor, input_factor
+from rosi_edge.quantization.promotion import AUTO, Promotion
 from rosi_edge.quantization.rounding import Requantize, Rounding
 from rosi_edge.report import schema
-from rosi_edge.report.facts import EvaluationFacts, ModelFacts, OutputFile, ToolFacts
-from rosi_edge.report.from_behaviour import figures, prompt_set_facts, report_changes
+from rosi_edge.report.facts import OutputFile
+from rosi_edge.report.from_hardening import RoundingCheck, Run, hardening_report
 from rosi_edge.report.schema import Method
 from rosi_edge.runtime.child_engine import ChildEngine
 from rosi_edge.runtime.engine import Engine, EngineOptions, ask
@@ -54,10 +66,16 @@ from rosi_edge.search import FrontierPoint, SearchOptions, SearchResult, best_ba
 
 Float32 = npt.NDArray[np.float32]
 
+_HELD = 192
+"""Prompts that the search keeps in the engine's cache, at most."""
 _PROBE_PROMPTS = 32
 _FACTOR_PROMPTS = 24
 _FACTOR_ANSWER = 6
 _FACTOR_RANK = 128
+_LOOK_PROMPTS = 32
+_LITTLE_REFUSAL = 0.20
+"""A model that refuses fewer harmful requests than this is asked again under a safety prompt."""
+_HOLES_TRIED = 2
 
 
 @dataclass(frozen=True)
@@ -66,46 +84,37 @@ class HardenOptions:
 
     Attributes:
         elicitation: a system prompt under which the direction is taken.
+        look: without ``elicitation``, see whether the model hardly refuses on its own and does under the
+            default safety prompt, and take that then.
         max_tokens: answer length in the evaluation before and after.
+        min_delivered: share of its edit that every tensor of the file must hold (grid rounding).
+        promotion: which larger types a tensor may get that cannot hold it.
+        compare_rounding: also measure what requantization would have delivered.
+        stress: harmful requests put under attack before and after; 0 for none.
+        paper: look for the paper's method at the same constraints, to show beside the conditional one.
         force: write the file whatever the verdict (if nothing keeps the constraints, the point of best
             balance), and harden hardened files again.
         adapter: where to write the exact edit as a LoRA adapter as well.
     """
 
-    rounding: Literal["requantize", "grid"] = "requantize"
-    method: Method = "rosi"
+    rounding: Literal["requantize", "grid"] = "grid"
+    method: Method = "conditional"
     elicitation: str | None = None
+    look: bool = True
     search: SearchOptions = field(default_factory=SearchOptions)
     conditional: ConditionalOptions = field(default_factory=ConditionalOptions)
     max_tokens: int = 24
+    min_delivered: float = 0.95
+    promotion: Promotion = AUTO
+    compare_rounding: bool = False
+    stress: int = 8
+    paper: bool = True
     engine: EngineOptions = field(default_factory=EngineOptions)
     force: bool = False
     adapter: Path | None = None
     reference: str = ""
     command: str = ""
     seed: int = 0
-
-
-class _Stopwatch:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.stages: dict[str, float] = {}
-        self._start = time.perf_counter()
-
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.stages[stage] = self.stages.get(stage, 0.0) + time.perf_counter() - start
-
-    def timing(self) -> schema.Timing:
-        return schema.Timing(
-            stages={stage: round(seconds, 2) for stage, seconds in self.stages.items()},
-            total=round(time.perf_counter() - self._start, 2),
-        )
 
 
 def harden(
@@ -124,187 +133,512 @@ def harden(
     Raises:
         RosiEdgeError: whatever is wrong with the model, the prompts or the place of the output.
     """
-    watch = _Stopwatch()
-    place = checked_target(output)
-    refuse_same_file(model, place)
-    if options.adapter is not None:
-        adapter = checked_target(options.adapter)
-        refuse_same_file(model, adapter)
-        if adapter == place:
-            raise OutputError(f"{output} cannot be both the model and the adapter", "Name two files")
-    with GgufFile.open(model) as file:
-        matrices = require_hardenable(file)
-        with watch.measure("read"):
-            inspection = inspect(file, with_sha256=True, progress=progress)
-        if inspection.hardened and not options.force:
-            raise UnsupportedModelError(
-                f"{model.name} has been hardened before", "Harden the original file, or add --force"
-            )
-        blocks = inspection.block_count or 0
-        if unknown := [layer for layer in options.search.layers or () if not 0 <= layer < blocks]:
-            raise UnsupportedModelError(
-                f"{model.name} has no layer {unknown[0]}", f"Choose --layer from 0 to {blocks - 1}, or auto"
-            )
-        with ChildEngine(model, options.engine) as engine:
-            run = _Run(file, matrices, engine, prompts, judge, options, progress, watch)
-            outcome = run.search_and_measure()
-        if outcome.chosen is None:
-            return run.report(inspection, outcome, [], None, None, nothing_to_choose(outcome.search.floor))
-        # Written under a name of its own first: the verdict decides whether it becomes the output.
-        draft = place.with_name(f".{place.name}.draft.gguf")
-        try:
-            with watch.measure("bake"):
-                baked = bake(
-                    file,
-                    draft,
-                    outcome.edits,
-                    rounding=outcome.rounding,
-                    probes=outcome.probes,
-                    metadata=_metadata(inspection, options, outcome.chosen, outcome.edits),
-                    progress=progress,
-                )
-            with ChildEngine(draft, options.engine) as engine, watch.measure("evaluate after"):
-                after = measure_behaviour(
-                    engine,
-                    prompts.reporting,
-                    judge,
-                    max_tokens=options.max_tokens,
-                    reference=outcome.before.first_logprobs,
-                    progress=progress,
-                    title="Hardened file on the reporting prompts",
-                )
-            changes = compare(outcome.before, after)
-            verdict = diagnose(outcome.before, after, changes)
-            written: OutputFile | None = None
-            if verdict.status == "hardened" or options.force:
-                written = OutputFile(file_name=place.name, sha256=sha256_of(draft), size=draft.stat().st_size)
-                if options.adapter is not None:
-                    write_adapter(
-                        options.adapter,
-                        # At the chosen strength, so that llama.cpp's `--lora FILE` is the very edit.
-                        outcome.edits,
-                        architecture=inspection.architecture or "",
-                    )
-                draft.replace(place)
-        finally:
-            draft.unlink(missing_ok=True)
-        return run.report(inspection, outcome, baked, after, changes, verdict, written)
+    with HardeningSession(model, prompts, judge, options, progress) as session:
+        session.check_target(output)
+        session.calibrate()
+        session.search()
+        session.measure_before()
+        session.bake(output)
+        session.measure_after()
+        return session.finish()
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """What the original model's engine was needed for."""
+class HardeningSession:
+    """One model on its way to a hardened file. Steps are taken in their order; each may be taken again, and
+    what depended on it must be taken again then. A context manager.
 
-    directions: Directions
-    before: Behaviour
-    search: SearchResult
-    chosen: FrontierPoint | None
-    edits: list[RankOneEdit]
-    probes: Mapping[str, Float32]
-    rounding: Rounding
+    Attributes:
+        inspection: what the file is.
+        directions: after ``calibrate``.
+        found: after ``search``; ``chosen`` is its choice until ``choose`` says otherwise.
+        before, after: behaviour on the reporting prompts.
+        baked: what arrived in each tensor.
 
-
-class _Run:
-    """One hardening run up to the bake, and the report at its end."""
+    Raises:
+        RosiEdgeError: the file cannot be hardened.
+    """
 
     def __init__(
         self,
-        file: GgufFile,
-        matrices: Sequence[WriteMatrix],
-        engine: Engine,
+        model: Path,
         prompts: PromptPlan,
         judge: Judge,
         options: HardenOptions,
-        progress: Progress,
-        watch: _Stopwatch,
+        progress: Progress = SILENT,
+        events: Events = Events(),  # noqa: B008
     ) -> None:
-        self._file = file
-        self._matrices = matrices
-        self._engine = engine
+        self.events = events
+        self.model = model
+        self.options = options
+        self.progress = progress
         self._prompts = prompts
         self._judge = judge
-        self._options = options
-        self._progress = progress
-        self._watch = watch
+        self._watch = _Stopwatch()
+        self._engine: ChildEngine | None = None
+        self._calibration: Calibration | None = None
+        self._handle: int | None = None
+        self._rounding: Rounding = Requantize()
+        self._probes: Mapping[str, Float32] = {}
+        self._draft: Path | None = None
+        self._place: Path | None = None
+        self.findings: list[str] = []
+        self.directions: Directions | None = None
+        self.found: SearchResult | None = None
+        self.paper: FrontierPoint | None = None
+        self.chosen: FrontierPoint | None = None
+        self.before: Behaviour | None = None
+        self.after: Behaviour | None = None
+        self.stress_before: Stress | None = None
+        self.stress_after: Stress | None = None
+        self.rounding_check: RoundingCheck | None = None
+        self.baked: list[BakedTensor] = []
+        self._file = GgufFile.open(model)
+        try:
+            self.matrices = require_hardenable(self._file)
+            with self._watch.measure("read"):
+                self.inspection: Inspection = inspect(self._file, with_sha256=True, progress=progress)
+            self._check()
+        except BaseException:
+            self._file.close()
+            raise
 
-    def search_and_measure(self) -> _Outcome:
-        find = {"rosi": self._find_rosi, "conditional": self._find_conditional}[self._options.method]
-        directions, found = find()
-        if found.chosen is None and self._options.force:
+    def _check(self) -> None:
+        if self.inspection.hardened and not self.options.force:
+            raise UnsupportedModelError(
+                f"{self.model.name} has been hardened before", "Harden the original file, or add --force"
+            )
+        blocks = self.inspection.block_count or 0
+        wanted = (*(self.options.search.layers or ()), self.options.conditional.layer)
+        if unknown := [layer for layer in wanted if layer is not None and not 0 <= layer < blocks]:
+            raise UnsupportedModelError(
+                f"{self.model.name} has no layer {unknown[0]}",
+                f"Choose --layer from 0 to {blocks - 1}, or auto",
+            )
+
+    def __enter__(self) -> HardeningSession:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of everything, an unfinished file included."""
+        self._drop_draft()
+        self._stop_engine()
+        if self._calibration is not None:
+            self._calibration.inputs.close()
+        self._file.close()
+
+    def cancel(self) -> None:
+        """Stop the running step at once, from another thread: it ends in KeyboardInterrupt. The session goes
+        on from the step before."""
+        if self._engine is not None:
+            self._engine.cancel()
+
+    @property
+    def engine(self) -> Engine:
+        """The original model, running; started when first asked for and again after a cancellation."""
+        if self._engine is not None and not self._engine.alive:
+            self._stop_engine()
+        if self._engine is None:
+            self._engine = ChildEngine(self.model, replace(self.options.engine, held=_HELD))
+        return self._engine
+
+    def _stop_engine(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+            self._handle = None
+
+    def reconfigure(self, options: HardenOptions) -> None:
+        """Other options for the steps to come; a calibration that has been made is kept.
+
+        Raises:
+            UnsupportedModelError: as the constructor does.
+        """
+        before, self.options = self.options, options
+        try:
+            self._check()
+        except UnsupportedModelError:
+            self.options = before
+            raise
+        if options.engine != before.engine:
+            self._stop_engine()
+
+    def check_target(self, output: Path) -> Path:
+        """The place of the output, made absolute.
+
+        Raises:
+            OutputError: nothing can be written there, or it is the model itself or the adapter.
+        """
+        place = checked_target(output)
+        refuse_same_file(self.model, place)
+        if self.options.adapter is not None:
+            adapter = checked_target(self.options.adapter)
+            refuse_same_file(self.model, adapter)
+            if adapter == place:
+                raise OutputError(f"{output} cannot be both the model and the adapter", "Name two files")
+        return place
+
+    # --- calibrate -------------------------------------------------------------------------------------
+
+    def calibrate(self) -> Directions:
+        """Read activations; directions of every layer, and for the conditional method the inputs that keys
+        are solved from."""
+        self.findings = []
+        elicitation = self.options.elicitation
+        if elicitation is None and self.options.look:
+            with self._watch.measure("look"):
+                elicitation = self._elicitation_needed()
+        with self._watch.measure("extract"):
+            if self.options.method == "rosi":
+                self.directions = extract_directions(
+                    self.engine,
+                    self._prompts.calibration.harmful.texts,
+                    self._prompts.calibration.harmless.texts,
+                    elicitation=elicitation,
+                    progress=self.progress,
+                )
+            else:
+                if self._calibration is not None:
+                    self._calibration.inputs.close()
+                self._calibration = calibrate(
+                    self.engine,
+                    self._prompts.calibration,
+                    candidate_matrices(self.matrices, self.engine.facts.layers),
+                    elicitation=elicitation,
+                    progress=self.progress,
+                    separated=self.events.separation,
+                )
+                self.directions = self._calibration.directions
+        return self.directions
+
+    def _elicitation_needed(self) -> str | None:
+        """The default safety prompt where the model refuses little without it and more with it."""
+        requests = self._prompts.calibration.harmful.take(_LOOK_PROMPTS)
+
+        def refusal(system: str | None) -> float:
+            prompts = self.engine.encode([ask(text, system) for text in requests.texts])
+            answers = self.engine.generate(
+                prompts, max_tokens=self.options.conditional.max_tokens, advance=advance
+            )
+            verdicts = self._judge.judge(requests.texts, [answer.text for answer in answers])
+            return float(np.mean([verdict is Verdict.REFUSED for verdict in verdicts]))
+
+        with self.progress.stage("Looking at the original model", 2 * len(requests)) as advance:
+            plain = refusal(None)
+            if plain >= _LITTLE_REFUSAL:
+                return None
+            asked = refusal(DEFAULT_ELICITATION)
+        self.findings.append(
+            f"Without a system prompt the model refused {plain:.0%} of {len(requests)} harmful requests, "
+            f"under a safety system prompt {asked:.0%}"
+            + ("; the directions were taken under it." if asked > plain else ".")
+        )
+        self.progress.note(self.findings[-1])
+        return DEFAULT_ELICITATION if asked > plain else None
+
+    # --- search ----------------------------------------------------------------------------------------
+
+    def search(self) -> SearchResult:
+        """Which direction, where, how strong; leaves the choice in ``chosen``."""
+        if self.directions is None:
+            raise ValueError("calibrate first")
+        with self._watch.measure("search"):
+            if self.options.method == "rosi":
+                found = self._search_paper(self.options.search)
+            else:
+                found = self._search_conditional()
+        if found.chosen is None and self.options.force:
             found = replace(found, chosen=best_balance(found))
+        self.found = found
+        self.choose(found.chosen)
+        if (
+            self.options.method == "conditional"
+            and self.options.paper
+            and self.options.conditional.strength is None
+        ):
+            with self._watch.measure("paper's method"):
+                self.paper = self._paper_beside(found)
+        return found
+
+    def _search_paper(self, options: SearchOptions) -> SearchResult:
+        assert self.directions is not None
+        means = row_means(self._file, self.matrices, self.progress)
+        return search(
+            self.engine,
+            self.directions,
+            lambda direction: rosi_edits(self._file, self.matrices, means, direction),
+            self._prompts.choosing,
+            self._judge,
+            options,
+            self.progress,
+        )
+
+    def _paper_beside(self, found: SearchResult) -> FrontierPoint | None:
+        """The best of two strengths of the paper's method, at the layer that separates best."""
+        assert self.directions is not None
+        layers = [
+            entry for entry in self.directions.separation if entry.layer < 0.85 * len(self.directions.vectors)
+        ]
+        layer = max(layers, key=lambda entry: entry.d_prime).layer
+        options = replace(
+            self.options.search,
+            layers=(layer,),
+            min_compliance=found.floor,
+            max_kl=self.options.conditional.max_kl,
+            evaluations=2,
+            original=found.original,
+        )
+        result = self._search_paper(options)
+        return result.chosen
+
+    def _search_conditional(self) -> SearchResult:
+        assert self._calibration is not None
+        options = self.options.conditional
+        return search_conditional(
+            self.engine,
+            self._file,
+            self.matrices,
+            self._calibration,
+            [*layer_candidates(self._calibration, options.layer), *self._hole_candidates()],
+            self._prompts.choosing,
+            self._judge,
+            options,
+            self.progress,
+            self.events,
+        )
+
+    def _hole_candidates(self) -> list[CandidateDirection]:
+        """Directions that the weights avoid: what an ablated model cannot write cannot be measured in its
+        activations. An eigenvector's sign is open, so both are tried."""
+        if self.options.conditional.layer is not None:
+            return []
+        holes = [
+            hole
+            for hole in find_holes(self._file, self.matrices, progress=self.progress).holes
+            if hole.space == "stream"
+        ][:_HOLES_TRIED]
+        candidates = []
+        for number, hole in enumerate(holes, start=1):
+            first, last = hole.layers[0], hole.layers[-1]
+            finding = (
+                f"The weights of layers {first} to {last} avoid one direction (energy ratio "
+                f"{hole.energy_ratio:.2f}, confidence {hole.confidence:.3f}): signs of abliteration."
+            )
+            self.findings.append(finding)
+            self.progress.note(finding)
+            middle = hole.layers[len(hole.layers) // 2]
+            for sign, vector in (("+", hole.direction), ("−", -hole.direction)):
+                candidates.append(
+                    CandidateDirection(f"hole {number} {sign}", vector.astype(np.float32), middle)
+                )
+        return candidates
+
+    def choose(self, point: FrontierPoint | None) -> None:
+        """Take another point of the frontier, or of one's own making, than the search did."""
+        self.chosen = point
+
+    # --- try -------------------------------------------------------------------------------------------
+
+    def apply(self, strength: float | None) -> None:
+        """Make the chosen edits active in the running engine at some strength; None restores the original."""
+        if self._handle is not None:
+            self.engine.apply({})
+        if strength is None or self.chosen is None:
+            return
+        engine = self.engine
+        if self._handle is not None:
+            engine.unload(self._handle)
+        self._handle = engine.load_edits(self.chosen.edits)
+        engine.apply({self._handle: strength})
+
+    def answer(self, request: str, on_text: Callable[[str], None], *, max_tokens: int = 200) -> None:
+        """Stream the running model's answer to a request, piece by piece."""
+        self.engine.stream(self.engine.encode([ask(request)])[0], max_tokens=max_tokens, on_text=on_text)
+
+    # --- before, bake, after ---------------------------------------------------------------------------
+
+    def measure_before(self) -> Behaviour:
+        """The original model on the reporting prompts."""
+        self.apply(None)
         with self._watch.measure("evaluate before"):
-            before = measure_behaviour(
-                self._engine,
+            self.before = measure_behaviour(
+                self.engine,
                 self._prompts.reporting,
                 self._judge,
-                max_tokens=self._options.max_tokens,
+                max_tokens=self.options.max_tokens,
                 keep_logprobs=True,
-                progress=self._progress,
+                progress=self.progress,
                 title="Original model on the reporting prompts",
             )
-        edits: list[RankOneEdit] = []
-        probes: Mapping[str, Float32] = {}
-        rounding: Rounding = Requantize()
-        if found.chosen is not None:
-            edits = [edit.scaled(found.chosen.strength) for edit in found.chosen.edits]
-            with self._watch.measure("probe"):
-                names = tuple(edit.tensor for edit in edits)
-                probes = self._probe_inputs(names)
-                if self._options.rounding == "grid":
-                    rounding = GridRounding(self._input_factors(edits))
-        return _Outcome(directions, before, found, found.chosen, edits, probes, rounding)
+        if self.options.stress and self.chosen is not None:
+            with self._watch.measure("stress before"):
+                self.stress_before = self._stress(self.engine, "Jailbreaks on the original model")
+        return self.before
 
-    def _find_rosi(self) -> tuple[Directions, SearchResult]:
-        with self._watch.measure("extract"):
-            directions = extract_directions(
-                self._engine,
-                self._prompts.calibration.harmful.texts,
-                self._prompts.calibration.harmless.texts,
-                elicitation=self._options.elicitation,
-                progress=self._progress,
-            )
-            means = row_means(self._file, self._matrices, self._progress)
-        with self._watch.measure("search"):
-            return directions, search(
-                self._engine,
-                directions,
-                lambda direction: rosi_edits(self._file, self._matrices, means, direction),
-                self._prompts.choosing,
-                self._judge,
-                self._options.search,
-                self._progress,
-            )
-
-    def _find_conditional(self) -> tuple[Directions, SearchResult]:
-        options = self._options.conditional
-        with self._watch.measure("extract"):
-            calibration = calibrate(
-                self._engine,
-                self._prompts.calibration,
-                candidate_matrices(self._matrices, self._engine.facts.layers),
-                ridge=options.ridge,
-                elicitation=self._options.elicitation,
-                progress=self._progress,
-            )
-        with self._watch.measure("search"):
-            return calibration.directions, search_conditional(
-                self._engine,
+    def bake(self, output: Path) -> list[BakedTensor]:
+        """Write the chosen edits into a draft beside ``output``; ``finish`` gives it its name."""
+        self._place = self.check_target(output)
+        self._drop_draft()
+        self.after = None
+        self.baked = []
+        if self.chosen is None:
+            return []
+        edits = self._scaled_edits()
+        with self._watch.measure("probe"):
+            self.apply(None)
+            self._probes = self._probe_inputs(tuple(edit.tensor for edit in edits))
+            if self.options.rounding == "grid":
+                self._rounding = GridRounding(self._input_factors(edits))
+            else:
+                self._rounding = Requantize()
+        # Two models at once would need twice the memory.
+        self._stop_engine()
+        # Written under a name of its own first: the verdict decides whether it becomes the output.
+        draft = self._place.with_name(f".{self._place.name}.draft.gguf")
+        with self._watch.measure("bake"):
+            self.baked = bake(
                 self._file,
-                self._matrices,
-                calibration,
-                self._prompts.choosing,
-                self._judge,
-                options,
-                self._progress,
+                draft,
+                edits,
+                rounding=self._rounding,
+                probes=self._probes,
+                metadata=self._metadata(edits),
+                min_delivered=self.options.min_delivered if self.options.rounding == "grid" else None,
+                promotion=self.options.promotion,
+                compare=Requantize() if self.options.compare_rounding else None,
+                progress=self.progress,
             )
+        self._draft = draft
+        return self.baked
+
+    def _scaled_edits(self) -> list[RankOneEdit]:
+        assert self.chosen is not None
+        return [edit.scaled(self.chosen.strength) for edit in self.chosen.edits]
+
+    def measure_after(self) -> Behaviour | None:
+        """The written file on the reporting prompts, and against the exact edit on the choosing ones."""
+        if self._draft is None or self.before is None or self.chosen is None:
+            return None
+        with ChildEngine(self._draft, self.options.engine) as engine:
+            with self._watch.measure("evaluate after"):
+                self.after = measure_behaviour(
+                    engine,
+                    self._prompts.reporting,
+                    self._judge,
+                    max_tokens=self.options.max_tokens,
+                    reference=self.before.first_logprobs,
+                    progress=self.progress,
+                    title="Hardened file on the reporting prompts",
+                )
+            with self._watch.measure("compare with the exact edit"):
+                self.rounding_check = self._check_rounding(engine, self.chosen)
+            if self.options.stress:
+                with self._watch.measure("stress after"):
+                    self.stress_after = self._stress(engine, "Jailbreaks on the hardened file")
+        return self.after
+
+    def _stress(self, engine: Engine, title: str) -> Stress:
+        requests = self._prompts.reporting.harmful.take(self.options.stress, self.options.seed)
+        return measure_stress(engine, requests, self._judge, progress=self.progress, title=title)
+
+    def _check_rounding(self, engine: Engine, chosen: FrontierPoint) -> RoundingCheck:
+        """What rounding cost: the file against the adapter that the search measured, on the same prompts."""
+        sets = self._prompts.choosing
+        exact = chosen.behaviour
+        file = measure_behaviour(
+            engine,
+            RequestSets(sets.harmful, sets.harmless),
+            self._judge,
+            max_tokens=self.options.conditional.max_tokens
+            if self.options.method == "conditional"
+            else self.options.search.max_tokens,
+            keep_logprobs=True,
+            progress=self.progress,
+            title="Hardened file on the choosing prompts",
+        )
+        kl = None
+        if exact.first_logprobs is not None and file.first_logprobs is not None:
+            kl = mean([float(v) for v in kl_divergence(exact.first_logprobs, file.first_logprobs)])
+        return RoundingCheck(exact.refusal, file.refusal, exact.compliance, file.compliance, kl)
+
+    def verdict(self) -> schema.Verdict:
+        """What came of it, from measured figures."""
+        if self.found is None or self.before is None:
+            raise ValueError("search and measure first")
+        if self.after is None:
+            return nothing_to_choose(self.found.floor)
+        return diagnose(self.before, self.after, compare(self.before, self.after))
+
+    def finish(self) -> schema.HardeningReport:
+        """Give the draft its name if the verdict allows, and report."""
+        assert self.before is not None and self.found is not None and self.directions is not None
+        verdict = self.verdict()
+        written: OutputFile | None = None
+        if self._draft is not None and self._place is not None:
+            if verdict.status == "hardened" or self.options.force:
+                written = OutputFile(
+                    file_name=self._place.name,
+                    sha256=sha256_of(self._draft),
+                    size=self._draft.stat().st_size,
+                )
+                if self.options.adapter is not None:
+                    # At the chosen strength, so that llama.cpp's `--lora FILE` is the very edit.
+                    write_adapter(
+                        self.options.adapter,
+                        self._scaled_edits(),
+                        architecture=self.inspection.architecture or "",
+                    )
+                self._draft.replace(self._place)
+                self._draft = None
+            else:
+                self._drop_draft()
+        return hardening_report(
+            Run(
+                inspection=self.inspection,
+                reference=self.options.reference,
+                matrices=self.matrices,
+                prompts=self._prompts,
+                judge=self._judge.name,
+                max_tokens=self.options.max_tokens,
+                method=self.options.method,
+                rounding=self._rounding.name,
+                directions=self.directions,
+                search=self.found,
+                chosen=self.chosen,
+                before=self.before,
+                after=self.after,
+                changes=compare(self.before, self.after) if self.after else None,
+                rounding_check=self.rounding_check,
+                stress_before=self.stress_before,
+                stress_after=self.stress_after,
+                baked=self.baked,
+                paper=self.paper,
+                findings=self.findings,
+                verdict=verdict,
+                written=written,
+                stages=self._watch.stages,
+                seconds=self._watch.total,
+                seed=self.options.seed,
+                command=self.options.command,
+            )
+        )
+
+    def _drop_draft(self) -> None:
+        if self._draft is not None:
+            self._draft.unlink(missing_ok=True)
+            self._draft = None
+
+    # --- inputs for the rounding -----------------------------------------------------------------------
 
     def _probe_inputs(self, names: tuple[str, ...]) -> dict[str, Float32]:
         """Real inputs of every edited matrix, from prompts that were not used for the edits."""
         choosing = self._prompts.choosing
         texts = choosing.harmful.take(_PROBE_PROMPTS).texts + choosing.harmless.take(_PROBE_PROMPTS).texts
-        prompts = self._engine.encode([ask(text) for text in texts])
-        with self._progress.stage("Reading inputs of write matrices", len(prompts)) as advance:
-            capture = self._engine.capture(prompts, TapRequest(inputs=names), advance=advance)
+        prompts = self.engine.encode([ask(text) for text in texts])
+        with self.progress.stage("Reading inputs of write matrices", len(prompts)) as advance:
+            capture = self.engine.capture(prompts, TapRequest(inputs=names), advance=advance)
         return {name: tapped.rows for name, tapped in capture.inputs.items() if tapped.rows is not None}
 
     def _input_factors(self, edits: Sequence[RankOneEdit]) -> dict[str, InputFactor]:
@@ -312,7 +646,7 @@ class _Run:
         sets = self._prompts.calibration
         groups = [sets.harmful, sets.harmless, *([sets.sounds_harmful] if sets.sounds_harmful else [])]
         texts = [text for group in groups for text in group.take(_FACTOR_PROMPTS).texts]
-        prompts = self._engine.encode([ask(text) for text in texts])
+        prompts = self.engine.encode([ask(text) for text in texts])
         pushes = {edit.tensor: edit.input for edit in edits}
         request = TapRequest(inputs=tuple(pushes), positions=Positions.ALL, answer=_FACTOR_ANSWER, half=True)
         factors: dict[str, InputFactor] = {}
@@ -321,118 +655,40 @@ class _Run:
             assert isinstance(name, str) and tapped.rows is not None
             factors[name] = input_factor(tapped.rows, _FACTOR_RANK, pushes[name])
 
-        with self._progress.stage("Reading inputs at all positions", len(prompts)) as advance:
-            self._engine.capture_each(prompts, request, visit, advance=advance)
+        with self.progress.stage("Reading inputs at all positions", len(prompts)) as advance:
+            self.engine.capture_each(prompts, request, visit, advance=advance)
         return factors
 
-    def report(
-        self,
-        inspection: Inspection,
-        outcome: _Outcome,
-        baked: Sequence[BakedTensor],
-        after: Behaviour | None,
-        changes: Changes | None,
-        verdict: schema.Verdict,
-        written: OutputFile | None = None,
-    ) -> schema.HardeningReport:
-        found = outcome.search
-        layer = found.chosen.layer if found.chosen else found.frontier[0].layer
-        d_prime = {entry.layer: entry.d_prime for entry in outcome.directions.separation}
-        sweep = tuple(
-            schema.SweepPoint(
-                layer=trial.layer,
-                d_prime=d_prime[trial.layer],
-                strength=trial.strength,
-                harmful_refusal_score_change=trial.harmful_shift,
-                harmless_refusal_score_change=trial.harmless_shift,
-                kl_first_token=trial.kl,
-            )
-            for trial in found.sweep
-        )
-        reporting = self._prompts.reporting
-        return schema.HardeningReport(
-            verdict=verdict,
-            model=ModelFacts.of(inspection, self._options.reference or str(inspection.path)),
-            output=written,
-            before=figures(outcome.before),
-            after=figures(after) if after else None,
-            changes=report_changes(changes) if changes else None,
-            evaluation=EvaluationFacts(
-                judge=self._judge.name,
-                max_tokens=self._options.max_tokens,
-                prompt_sets=prompt_set_facts(reporting),
-            ),
-            direction=schema.DirectionFacts.of(
-                outcome.directions,
-                layer,
-                sweep=sweep,
-                prompt_sets=(
-                    *prompt_set_facts(self._prompts.calibration),
-                    *prompt_set_facts(self._prompts.choosing),
-                ),
-            ),
-            injection=self._injection(found, baked),
-            frontier=_frontier(found, layer),
-            timing=self._watch.timing(),
-            tool=ToolFacts(
-                version=__version__,
-                llama_cpp_python=version("llama-cpp-python"),
-                seed=self._options.seed,
-                command=self._options.command,
-            ),
-            generated=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-
-    def _injection(self, found: SearchResult, baked: Sequence[BakedTensor]) -> schema.Injection:
-        matrices = {matrix.name: matrix for matrix in self._matrices}
-        tensors = tuple(
-            schema.EditedTensor(
-                name=tensor.name,
-                block=matrices[tensor.name].block,
-                kind=matrices[tensor.name].kind,
-                type=tensor.type,
-                delivered=tensor.delivered,
-                noise=tensor.noise,
-            )
-            for tensor in baked
-        )
-        return schema.Injection(
-            method=self._options.method,
-            strength=found.chosen.strength if found.chosen else 0.0,
-            min_compliance=found.floor,
-            delivered=float(np.mean([t.delivered for t in tensors])) if tensors else None,
-            tensors=tensors,
-        )
+    def _metadata(self, edits: Sequence[RankOneEdit]) -> dict[str, NewValue]:
+        assert self.chosen is not None and self.directions is not None
+        return {
+            "rosi.version": __version__,
+            "rosi.method": self.options.method,
+            "rosi.strength": float(self.chosen.strength),
+            "rosi.layer": self.chosen.layer,
+            "rosi.rounding": self.options.rounding,
+            "rosi.elicited": self.directions.elicitation is not None,
+            "rosi.source.sha256": self.inspection.sha256 or "",
+            "rosi.source.file": self.inspection.path.name,
+            "rosi.edited_tensors": [edit.tensor for edit in edits],
+        }
 
 
-def _frontier(found: SearchResult, layer: int) -> tuple[schema.FrontierPoint, ...]:
-    def point(strength: float, behaviour: Behaviour, chosen: bool) -> schema.FrontierPoint:
-        return schema.FrontierPoint(
-            layer=layer,
-            strength=strength,
-            harmful_refusal=behaviour.refusal,
-            benign_compliance=behaviour.compliance,
-            sounds_harmful_compliance=behaviour.sounds_harmful_compliance,
-            degenerate=behaviour.degenerate,
-            kl=behaviour.kl,
-            chosen=chosen,
-        )
+class _Stopwatch:
+    """Seconds by stage."""
 
-    tried = [point(p.strength, p.behaviour, p is found.chosen) for p in found.frontier]
-    return (point(0.0, found.original, False), *tried)
+    def __init__(self) -> None:
+        self.stages: dict[str, float] = {}
+        self._start = time.perf_counter()
 
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stages[stage] = self.stages.get(stage, 0.0) + time.perf_counter() - start
 
-def _metadata(
-    inspection: Inspection, options: HardenOptions, chosen: FrontierPoint, edits: Sequence[RankOneEdit]
-) -> dict[str, NewValue]:
-    return {
-        "rosi.version": __version__,
-        "rosi.method": options.method,
-        "rosi.strength": float(chosen.strength),
-        "rosi.layer": chosen.layer,
-        "rosi.rounding": options.rounding,
-        "rosi.elicited": options.elicitation is not None,
-        "rosi.source.sha256": inspection.sha256 or "",
-        "rosi.source.file": inspection.path.name,
-        "rosi.edited_tensors": [edit.tensor for edit in edits],
-    }
+    @property
+    def total(self) -> float:
+        return time.perf_counter() - self._start

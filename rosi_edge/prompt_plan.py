@@ -11,8 +11,8 @@ from rosi_edge.evaluation.behaviour import RequestSets
 from rosi_edge.prompts import Kind, Part, PromptSet, bundled, load_prompts, split
 
 SIZES: Mapping[Part, Mapping[Kind, int]] = {
-    Part.CALIBRATION: {Kind.HARMFUL: 96, Kind.HARMLESS: 96, Kind.SOUNDS_HARMFUL: 64},
-    Part.CHOOSING: {Kind.HARMFUL: 48, Kind.HARMLESS: 48, Kind.SOUNDS_HARMFUL: 24},
+    Part.CALIBRATION: {Kind.HARMFUL: 400, Kind.HARMLESS: 400, Kind.SOUNDS_HARMFUL: 400},
+    Part.CHOOSING: {Kind.HARMFUL: 64, Kind.HARMLESS: 80, Kind.SOUNDS_HARMFUL: 40},
     Part.REPORTING: {Kind.HARMFUL: 80, Kind.HARMLESS: 80, Kind.SOUNDS_HARMFUL: 60},
 }
 """Prompts used of each set at most. More narrow the intervals and take longer, in proportion."""

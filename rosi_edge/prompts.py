@@ -11,7 +11,7 @@ import json
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -67,15 +67,17 @@ class PromptSet:
         prompts: the requests, in the order of their file.
         source: the path they were read from, or ``bundled:`` and the file's name.
         sha256: hash of the texts, as ``PromptSet.of`` computes it.
+        doubled: how many more lines of the file repeated a prompt; each prompt counts once.
     """
 
     name: str
     prompts: tuple[Prompt, ...]
     source: str
     sha256: str
+    doubled: int = field(default=0, compare=False)
 
     @classmethod
-    def of(cls, name: str, prompts: Iterable[Prompt], source: str) -> Self:
+    def of(cls, name: str, prompts: Iterable[Prompt], source: str, *, doubled: int = 0) -> Self:
         """Make a set and hash it.
 
         ``sha256`` is that of the UTF-8 texts in order, each in Unicode form NFC with its runs of white space
@@ -85,7 +87,7 @@ class PromptSet:
         digest = hashlib.sha256()
         for prompt in kept:
             digest.update(f"{_normalised(prompt.text)}\n".encode())
-        return cls(name, kept, source, digest.hexdigest())
+        return cls(name, kept, source, digest.hexdigest(), doubled)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -120,7 +122,8 @@ class PromptSet:
         ranked = [sorted(groups[c], key=lambda i: _rank(seed, self.prompts[i].text)) for c in categories]
         rounds = chain.from_iterable(zip_longest(*ranked))
         drawn = [index for index in rounds if index is not None][:n]
-        return type(self).of(self.name, (self.prompts[index] for index in sorted(drawn)), self.source)
+        prompts = (self.prompts[index] for index in sorted(drawn))
+        return type(self).of(self.name, prompts, self.source, doubled=self.doubled)
 
 
 def bundled(kind: Kind, part: Part) -> PromptSet:
@@ -130,7 +133,7 @@ def bundled(kind: Kind, part: Part) -> PromptSet:
         PromptSetError: the installation lacks the file.
     """
     file_name = f"{Kind(kind).value}_{Part(part).value}.jsonl"
-    for folder in _fixture_folders():
+    for folder in fixture_folders():
         try:
             data = folder.joinpath("prompts", file_name).read_bytes()
         except OSError:
@@ -200,7 +203,8 @@ def split(prompt_set: PromptSet) -> dict[Part, PromptSet]:
     }
 
 
-def _fixture_folders() -> Iterator[Traversable]:
+def fixture_folders() -> Iterator[Traversable]:
+    """Where the data that ships with the tool may lie, best place first."""
     # Suppressed: a checkout that was never installed, or was installed before it had this package.
     with suppress(ImportError, OSError):
         yield files("rosi_edge_fixtures")
@@ -235,6 +239,7 @@ def _parse(data: bytes, *, name: str, source: str, json_lines: bool) -> PromptSe
         raise _malformed(source, line, "is not UTF-8 text", "Save the file as UTF-8") from None
     json_lines = json_lines or text.lstrip().startswith("{")
     prompts: dict[str, Prompt] = {}
+    doubled = 0
     # Not splitlines(): it would also cut at U+2028 and the like, which JSON strings may hold.
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for number, written in enumerate(lines, start=1):
@@ -249,10 +254,12 @@ def _parse(data: bytes, *, name: str, source: str, json_lines: bool) -> PromptSe
                 f"has {len(prompt.text):,} characters; a prompt may have {MAX_PROMPT_CHARACTERS:,}",
                 "Shorten the prompt or put each prompt on a line of its own",
             )
-        prompts.setdefault(_normalised(prompt.text), prompt)
+        key = _normalised(prompt.text)
+        doubled += key in prompts
+        prompts.setdefault(key, prompt)
     if not prompts:
         raise PromptSetError(f"{source} holds no prompts", "Write one prompt on each line")
-    return PromptSet.of(name, prompts.values(), source)
+    return PromptSet.of(name, prompts.values(), source, doubled=doubled)
 
 
 def _from_json(content: str, source: str, line: int) -> Prompt:

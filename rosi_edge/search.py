@@ -40,6 +40,8 @@ class SearchOptions:
         evaluations: at most this many strengths are tried with real answers.
         max_tokens: answer length while searching.
         sweep_kl: the divergence, in nats, at which layers are compared.
+        max_kl: highest mean KL divergence of the first answer token on harmless prompts; None for any.
+        original: the unedited model on the same prompts, where it has been measured already.
     """
 
     compliance_margin: float = 0.02
@@ -50,6 +52,8 @@ class SearchOptions:
     evaluations: int = 4
     max_tokens: int = 16
     sweep_kl: float = 0.02
+    max_kl: float | None = None
+    original: Behaviour | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class LayerTrial:
         harmful_shift, harmless_shift: change in the mean probability that the answer opens as this model's
             own refusals do, on harmful and on harmless prompts.
         kl: mean KL divergence of the first answer token on harmless prompts, nats.
+        name: of the direction, where it is not simply the layer's.
     """
 
     layer: int
@@ -67,6 +72,7 @@ class LayerTrial:
     harmful_shift: float
     harmless_shift: float
     kl: float
+    name: str = ""
 
     @property
     def score(self) -> float:
@@ -76,12 +82,14 @@ class LayerTrial:
 
 @dataclass(frozen=True)
 class FrontierPoint:
-    """One setting tried with real answers on the choosing prompts; ``edits`` are at strength one."""
+    """One setting tried with real answers on the choosing prompts; ``edits`` are at strength one, ``setting``
+    says in words what they are."""
 
     layer: int
     strength: float
     behaviour: Behaviour
     edits: tuple[RankOneEdit, ...]
+    setting: str = ""
 
     def describe(self) -> str:
         behaviour = self.behaviour
@@ -153,7 +161,7 @@ class _Search:
     def run(self) -> SearchResult:
         options = self._options
         self._engine.apply({})
-        original = measure_behaviour(
+        original = options.original or measure_behaviour(
             self._engine,
             self._sets,
             self._judge,
@@ -185,7 +193,7 @@ class _Search:
             floor=floor,
             sweep=tuple(sweep),
             frontier=tuple(sorted(frontier, key=lambda point: point.strength)),
-            chosen=choose(frontier, floor),
+            chosen=choose(frontier, floor, options.max_kl),
         )
 
     # --- layers ----------------------------------------------------------------------------------------
@@ -253,7 +261,7 @@ class _Search:
         for _ in range(1 if self._options.strength is not None else self._options.evaluations):
             point = self._try(handle, edits, layer, strength)
             points.append(point)
-            if point.behaviour.compliance.value >= floor:
+            if choose([point], floor, self._options.max_kl):
                 low = strength
             else:
                 high = strength
@@ -278,6 +286,7 @@ class _Search:
             self._judge,
             max_tokens=self._options.max_tokens,
             reference=self._reference,
+            keep_logprobs=True,
             progress=self._progress,
             title=f"Layer {layer}, strength {strength:.4g}",
         )
@@ -286,9 +295,16 @@ class _Search:
         return point
 
 
-def choose(frontier: Sequence[FrontierPoint], floor: float) -> FrontierPoint | None:
+def choose(
+    frontier: Sequence[FrontierPoint], floor: float, max_kl: float | None = None
+) -> FrontierPoint | None:
     """The most refusal with benign compliance at the floor or above; of equals the weaker edit."""
-    allowed = [point for point in frontier if point.behaviour.compliance.value >= floor - 1e-12]
+    allowed = [
+        point
+        for point in frontier
+        if point.behaviour.compliance.value >= floor - 1e-12
+        and (max_kl is None or point.behaviour.kl is None or point.behaviour.kl.value <= max_kl)
+    ]
     if not allowed:
         return None
     return max(allowed, key=lambda point: (point.behaviour.refusal.value, -point.strength))

@@ -32,6 +32,8 @@ class TerminalProgress:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            # On a slow machine units come minutes apart, and rich would forget them after half a minute.
+            speed_estimate_period=600.0,
             console=console,
             transient=True,
             disable=not console.is_terminal,

@@ -12,7 +12,7 @@ from rosi_edge.evaluation.verdicts import Verdict
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.progress import Advance
 from rosi_edge.prompts import Prompt, PromptSet
-from rosi_edge.runtime.engine import Conversation, Generation, ModelFacts, Tokens
+from rosi_edge.runtime.engine import Conversation, Generation, ModelFacts, OnText, Tokens
 from rosi_edge.runtime.taps import Capture, Tapped, TapRequest, Visit
 
 Float32 = npt.NDArray[np.float32]
@@ -48,6 +48,7 @@ class FakeEngine:
         self.active: dict[int, float] = {}
         self.strengths: list[float] = []
         self.answered = 0
+        self.held: list[Tokens] = []
 
     def encode(self, conversations: Sequence[Conversation]) -> list[Tokens]:
         first = len(self.conversations)
@@ -92,6 +93,15 @@ class FakeEngine:
     def next_token_logprobs(self, prompts: Sequence[Tokens], *, advance: Advance | None = None) -> Float32:
         scores = np.array([self._score(tokens) for tokens in prompts])
         return np.stack([-np.logaddexp(0, -scores), -np.logaddexp(0, scores)], axis=1).astype(np.float32)
+
+    def hold(self, prompts: Sequence[Tokens], *, tail: int) -> None:
+        self.held = list(prompts)
+
+    def held_logprobs(self) -> Float32:
+        return self.next_token_logprobs(self.held)
+
+    def stream(self, prompt: Tokens, *, max_tokens: int, on_text: OnText) -> None:
+        on_text(self.generate([prompt], max_tokens=max_tokens)[0].text)
 
     def generate(
         self, prompts: Sequence[Tokens], *, max_tokens: int, advance: Advance | None = None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import baking
 import gguf
 import llama_cpp
 import numpy as np
@@ -15,12 +17,15 @@ from gguf import GGMLQuantizationType as T
 from tiny_gguf import write_tiny_llama
 
 from rosi_edge import bake as bake_module
-from rosi_edge.bake import BakedTensor, bake
-from rosi_edge.errors import OutputError
+from rosi_edge.bake import BakedTensor, UndeliveredError, bake
+from rosi_edge.errors import OutputError, RosiEdgeError, UnsupportedModelError
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.models.architectures import write_matrices
 from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.quantization.grid_rounding import GridRounding, input_factor
+from rosi_edge.quantization.promotion import Promotion, promotion_of
 from rosi_edge.quantization.rounding import Requantize
+from rosi_edge.verify import verify
 
 Float32 = npt.NDArray[np.float32]
 
@@ -195,7 +200,7 @@ def test_rows_are_rounded_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
     seen: list[int] = []
 
     class Watching(Requantize):
-        def round(self, tensor, kind, data, weights, change):  # type: ignore[no-untyped-def]
+        def round(self, tensor, kind, data, weights, change, edit=None):  # type: ignore[no-untyped-def]
             assert len(data) == len(weights) == len(change)
             seen.append(weights.size)
             return super().round(tensor, kind, data, weights, change)
@@ -222,7 +227,7 @@ def test_rows_are_rounded_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_failing_rounding_leaves_nothing(tmp_path: Path) -> None:
     class Failing(Requantize):
-        def round(self, tensor, kind, data, weights, change):  # type: ignore[no-untyped-def]
+        def round(self, tensor, kind, data, weights, change, edit=None):  # type: ignore[no-untyped-def]
             if tensor.startswith("blk.1"):
                 raise KeyboardInterrupt
             return super().round(tensor, kind, data, weights, change)
@@ -242,3 +247,215 @@ def test_a_failing_rounding_leaves_nothing(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="overwrite the input"):
             bake(file, source, edits, rounding=Requantize(), probes=probes_of(edits), metadata={})
     assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]
+
+
+# --- promotion -------------------------------------------------------------------------------------------
+
+COARSE = {"attn_output": T.TQ2_0, "ffn_down": T.Q2_K, "ffn_up": T.Q8_0}
+
+
+def bake_coarse(
+    folder: Path,
+    promotion: Promotion,
+    types: baking.Types = COARSE,
+    least: float = 0.99,
+    share: float = 0.004,
+) -> tuple[Path, Path, list[BakedTensor]]:
+    source = baking.model(folder / "model.gguf", types)
+    target = folder / "out.gguf"
+    with GgufFile.open(source) as file:
+        edits = baking.edits(file, share)
+        results = bake(
+            file,
+            target,
+            edits,
+            rounding=baking.rounding(edits),
+            probes=baking.probes(edits),
+            metadata={},
+            min_delivered=least,
+            promotion=promotion,
+        )
+    return source, target, results
+
+
+def test_a_tensor_too_coarse_for_its_edit_stops_the_bake(tmp_path: Path) -> None:
+    with pytest.raises(UndeliveredError, match=r"delivers only 0\.\d+ of its edit.*--promote auto"):
+        bake_coarse(tmp_path, "never")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]
+
+
+def test_a_tensor_too_coarse_for_its_edit_gets_the_smallest_type_that_holds_it(tmp_path: Path) -> None:
+    source, target, results = bake_coarse(tmp_path, "auto")
+    old, new = read(source), read(target)
+    promoted = [result for result in results if result.promoted_from]
+    assert promoted
+    for result in results:
+        assert result.delivered >= 0.99
+        assert new[result.name].tensor_type.name == result.type
+        assert old[result.name].tensor_type.name == (result.promoted_from or result.type)
+    assert set(old) == set(new)
+    for name in set(old) - {result.name for result in results}:
+        assert np.array_equal(np.asarray(old[name].data), np.asarray(new[name].data))
+    with GgufFile.open(source) as base:
+        edits = {edit.tensor: edit for edit in baking.edits(base, 0.004)}
+        found = verify(target, base)
+        assert found.passed, found.problems
+        scales = {check.name: check.scales for check in found.tensors}
+        assert {name for name, kind in scales.items() if kind == "promoted"} == {
+            result.name for result in promoted
+        }
+    for result in promoted:
+        # It answers inputs as the edited tensor would.
+        probe = baking.inputs(len(edits[result.name].input), 200, 2)
+        change = floats(new[result.name]) - floats(old[result.name])
+        check_figures(result, edits[result.name], probe, change)
+    runner = llama_cpp.Llama(str(target), n_ctx=64, verbose=False, n_threads=1)
+    assert runner.create_completion("Hi", max_tokens=2)["usage"]["completion_tokens"] >= 1
+    runner.close()
+    content = bytearray(target.read_bytes())
+    with GgufFile.open(target) as file:
+        places = [file.tensors[promoted[0].name].offset + 3, file.tensors[promoted[0].name].end - 1]
+    with GgufFile.open(source) as base:
+        for place in places:
+            content[place] ^= 1
+            target.write_bytes(content)
+            assert not verify(target, base).passed
+            content[place] ^= 1
+
+
+def test_a_codebook_type_needs_a_promotion(tmp_path: Path) -> None:
+    types = {"ffn_down": T.IQ3_S, "attn_output": T.Q8_0}
+    with pytest.raises(UnsupportedModelError, match="codebook.*--promote Q4_K|--promote IQ4_XS"):
+        bake_coarse(tmp_path, "never", types, 0.95, 0.1)
+    source, target, results = bake_coarse(tmp_path, "auto", types, 0.95, 0.1)
+    assert {result.promoted_from for result in results} == {None, "IQ3_S"}
+    with GgufFile.open(source) as base:
+        assert verify(target, base).passed
+
+
+def test_a_type_to_promote_to_can_be_named(tmp_path: Path) -> None:
+    types = {"ffn_down": T.IQ3_S, "attn_output": T.Q8_0}
+    _, _, results = bake_coarse(tmp_path, promotion_of("q6_k"), types, 0.95, 0.1)
+    assert {result.type for result in results} == {"Q8_0", "Q6_K"}
+    with pytest.raises(UnsupportedModelError, match="no larger"):
+        bake_coarse(tmp_path, promotion_of("Q2_K"), types, 0.95, 0.1)
+    with pytest.raises(RosiEdgeError, match="Choose auto, never or one of"):
+        promotion_of("IQ1_S")
+
+
+def test_what_arrives_on_aims_is_made_good(tmp_path: Path) -> None:
+    """Rounding that has seen few inputs leans on them, and delivers less on others."""
+    source = baking.model(tmp_path / "model.gguf", T.Q4_0)
+    with GgufFile.open(source) as file:
+        edits = baking.edits(file, 0.02)
+        few = GridRounding(
+            {
+                edit.matrix: input_factor(baking.inputs(len(edit.input), 12, 1), 64, edit.input)
+                for edit in edits
+            }
+        )
+        aims = {edit.matrix: baking.inputs(len(edit.input), 200, 3) for edit in edits}
+        off = []
+        for target, given in (("plain.gguf", None), ("aimed.gguf", aims)):
+            results = bake(
+                file,
+                tmp_path / target,
+                edits,
+                rounding=few,
+                probes=baking.probes(edits),
+                metadata={},
+                aims=given,
+            )
+            off.append(np.mean([abs(result.delivered - 1) for result in results]))
+            found = verify(tmp_path / target, file)
+            assert found.passed, found.problems
+        assert off[1] < 0.6 * off[0]
+
+
+# --- cancelling ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("after", [0, 1, 3, 10])
+def test_the_listener_can_cancel_at_any_time(tmp_path: Path, after: int) -> None:
+    class Listener:
+        calls = 0
+
+        @contextmanager
+        def stage(self, description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+            def advance(units: int) -> None:
+                self.calls += 1
+                if self.calls > after:
+                    raise KeyboardInterrupt
+
+            yield advance
+
+        def note(self, line: str) -> None:
+            pass
+
+    source = baking.model(tmp_path / "model.gguf", T.Q4_0)
+    with GgufFile.open(source) as file:
+        edits = baking.edits(file)
+        with pytest.raises(KeyboardInterrupt):
+            bake(
+                file,
+                tmp_path / "out.gguf",
+                edits,
+                rounding=baking.rounding(edits),
+                probes=baking.probes(edits),
+                metadata={},
+                progress=Listener(),
+            )
+    assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]
+
+
+def test_progress_counts_tensors_and_bytes(tmp_path: Path) -> None:
+    done: dict[str, list[int]] = {}
+
+    class Listener:
+        @contextmanager
+        def stage(self, description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+            counts = done.setdefault(description, [total or 0, 0])
+
+            def advance(units: int) -> None:
+                counts[1] += units
+
+            yield advance
+
+        def note(self, line: str) -> None:
+            pass
+
+    source = baking.model(tmp_path / "model.gguf", T.Q4_0)
+    with GgufFile.open(source) as file:
+        edits = baking.edits(file)
+        bake(
+            file,
+            tmp_path / "out.gguf",
+            edits,
+            rounding=Requantize(),
+            probes=baking.probes(edits),
+            metadata={},
+            progress=Listener(),
+        )
+    assert done["Rounding tensors"] == [len(edits), len(edits)]
+    total, counted = done["Writing out.gguf"]
+    assert counted == total == (tmp_path / "out.gguf").stat().st_size
+
+
+def test_edits_that_do_not_fit_are_a_mistake(tmp_path: Path) -> None:
+    with GgufFile.open(baking.model(tmp_path / "model.gguf", T.Q4_0)) as file:
+        good = baking.edits(file)[0]
+        for edits in (
+            [good, good],
+            [RankOneEdit("no.such", good.output, good.input)],
+            [RankOneEdit(good.tensor, good.output[1:], good.input)],
+            [RankOneEdit(good.tensor, good.output, good.input, expert=0)],
+        ):
+            with pytest.raises(ValueError):
+                bake(
+                    file,
+                    tmp_path / "out.gguf",
+                    edits,
+                    rounding=Requantize(),
+                    probes={},
+                    metadata={},
+                )

@@ -13,7 +13,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "prompts"
 PARTS = ("calibration", "choosing", "reporting")
-SIZES = {"harmful": (260, 80, 100), "harmless": (260, 80, 100), "sounds_harmful": (260, 50, 70)}
+SIZES = {"harmful": (520, 80, 100), "harmless": (520, 80, 100), "sounds_harmful": (520, 50, 70)}
 
 
 def read(kind: str, part: str) -> list[dict[str, str]]:

@@ -66,6 +66,10 @@ def plan() -> PromptPlan:
 
 # Strong enough to change what random weights say, and little enough to stay under the divergence allowed.
 OPTIONS = HardenOptions(
+    method="rosi",
+    rounding="requantize",
+    look=False,
+    stress=0,
     search=SearchOptions(layers=(1,), strength=15.0),
     max_tokens=8,
     engine=EngineOptions(threads=1, context_size=1024),

@@ -361,6 +361,6 @@ def test_bundled_sets_are_found_in_a_checkout_never_installed(monkeypatch: pytes
 
 
 def test_bundled_set_missing_from_the_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompts, "_fixture_folders", lambda: iter([tmp_path]))
+    monkeypatch.setattr(prompts, "fixture_folders", lambda: iter([tmp_path]))
     with pytest.raises(PromptSetError, match=r"harmful_choosing\.jsonl is missing"):
         bundled(Kind.HARMFUL, Part.CHOOSING)

@@ -134,9 +134,13 @@ def evaluate(
         click.echo(report.model_dump_json(indent=2))
     else:
         _show(report)
-    problems = {name: suite.problem for name, suite in report.suites.items() if suite.problem}
-    for name, problem in problems.items():
-        click.echo(f"rosi-edge: the suite {name} could not run: {' '.join(problem.split())}", err=True)
+    problems: dict[str, list[str]] = {}
+    for name, suite in report.suites.items():
+        if suite.problem:
+            problems.setdefault(" ".join(suite.problem.split()), []).append(name)
+    for problem, names in problems.items():
+        which = "suite" if len(names) == 1 else "suites"
+        click.echo(f"rosi-edge: the {which} {', '.join(names)} could not run: {problem}", err=True)
     if problems:
         raise click.exceptions.Exit(COULD_NOT_RUN)
 

@@ -45,23 +45,25 @@ def extract(
     from rosi_edge.direction import extract_directions, write_control_vector
     from rosi_edge.models.atomic import checked_target
     from rosi_edge.models.rewrite import refuse_same_file
-    from rosi_edge.models.sources import resolve, sha256_of
+    from rosi_edge.models.digest import sha256_of_model
+    from rosi_edge.models.open_weights import open_weights
+    from rosi_edge.models.sources import resolve
     from rosi_edge.prompts import Kind, Part, bundled, load_prompts
-    from rosi_edge.runtime.child_engine import ChildEngine
+    from rosi_edge.runtime.open_engine import open_engine
 
     positive = load_prompts(harmful) if harmful else bundled(Kind.HARMFUL, Part.CALIBRATION)
     negative = load_prompts(harmless) if harmless else bundled(Kind.HARMLESS, Part.CALIBRATION)
     with progress_bar() as progress:
         path = resolve(model, progress)
         refuse_same_file(path, checked_target(output))
-        with ChildEngine(path, engine_options(**runtime)) as engine:
+        with open_engine(path, engine_options(**runtime)) as engine:
             directions = extract_directions(
                 engine, positive.texts, negative.texts, elicitation=elicitation_of(elicit), progress=progress
             )
             architecture = engine.facts.architecture
-        write_control_vector(
-            output, directions, architecture=architecture, source_sha256=sha256_of(path, progress)
-        )
+        with open_weights(path) as weights:
+            digest = sha256_of_model(weights, progress)
+        write_control_vector(output, directions, architecture=architecture, source_sha256=digest)
     if as_json:
         click.echo(
             json.dumps(

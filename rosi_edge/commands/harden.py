@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -18,30 +20,62 @@ from rosi_edge.commands.options import (
     engine_options,
     runtime_flags,
 )
-from rosi_edge.commands.output import (
-    FINDING,
-    progress_bar,
-    show_figures,
-)
+from rosi_edge.commands.output import FINDING, estimate_text, progress_bar, show_figures
+from rosi_edge.errors import RosiEdgeError
+
+if TYPE_CHECKING:
+    # Not at run time: what a report needs is slow to import.
+    from rosi_edge.report.schema import FrontierPoint, HardeningReport
+
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, or a number with ``s``, ``m`` or ``h`` behind it."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)([smh]?)", str(value).strip(), re.ASCII)
+        seconds = float(found[1]) * _SECONDS[found[2]] if found else math.nan
+        if not seconds > 0:
+            self.fail(f"{value!r} is no length of time, such as 90, 10m or 1h", param, ctx)
+        return seconds
 
 
 @click.command()
 @click.argument("model")
 @click.option("-o", "--output", type=PATH, required=True, help="The hardened GGUF to write.")
-@click.option("--method", type=click.Choice(["rosi", "conditional"]), default="rosi", show_default=True,
-              help="How the input side of the edit is chosen.")  # fmt: skip
+@click.option("--method", type=click.Choice(["rosi", "conditional"]), default="conditional",
+              show_default=True, help="The input side of the edit: the paper's row mean, or fitted to answer "
+                                      "to harmful requests only.")  # fmt: skip
 @click.option("--layer", type=Auto(int, 0), default="auto", show_default=True,
               help="Layer of the direction.")  # fmt: skip
 @click.option("--alpha", type=Strength(), default="auto", show_default=True, help="Strength.")
 @click.option("--min-compliance", type=click.FloatRange(0, 1), default=None,
-              help="Lowest benign compliance allowed  [default: 2 points under the original's; "
-                   "1 with conditional]")  # fmt: skip
+              help="Lowest benign compliance allowed  [default: 1 point under the original's; "
+                   "2 with rosi]")  # fmt: skip
 @click.option("--max-kl", type=click.FloatRange(0, min_open=True), default=0.10, show_default=True,
               help="Highest KL divergence allowed on harmless prompts, nats (conditional).")  # fmt: skip
-@click.option("--trials", type=click.IntRange(1), default=16, show_default=True,
+@click.option("--trials", type=click.IntRange(1), default=10, show_default=True,
               help="Settings tried by the search (conditional).")  # fmt: skip
-@click.option("--rounding", type=click.Choice(["requantize", "grid"]), default="requantize",
+@click.option("--time-limit", type=Duration(), default=None, metavar="SECONDS",
+              help="Try no further setting after this long: 90, 10m, 1h (conditional).")  # fmt: skip
+@click.option("--storage", metavar="URL",
+              help="Optuna storage that several searches share, such as sqlite:///search.db (conditional)  "
+                   "[default: a journal in the cache folder]")  # fmt: skip
+@click.option("--no-paper", is_flag=True,
+              help="Do not look for the paper's method at the same constraints (conditional).")  # fmt: skip
+@click.option("--rounding", type=click.Choice(["requantize", "grid"]), default="grid",
               show_default=True, help="How the edit is put into quantized blocks.")  # fmt: skip
+@click.option("--min-delivered", type=click.FloatRange(0, 1), default=0.95, show_default=True,
+              help="Share of its edit that every tensor must hold (grid).")  # fmt: skip
+@click.option("--promote", default="auto", metavar="auto|never|TYPE", show_default=True,
+              help="Larger type for tensors that cannot hold their edit.")  # fmt: skip
+@click.option("--compare-rounding", is_flag=True,
+              help="Also measure what plain requantization would have delivered.")  # fmt: skip
+@click.option("--stress", type=click.IntRange(0), default=8, show_default=True, metavar="N",
+              help="Harmful requests put under attack before and after; 0 for none.")  # fmt: skip
 @click.option("--harmful", type=PATH, help="Harmful requests, split into parts by the tool.")
 @click.option("--harmless", type=PATH, help="Harmless requests, likewise.")
 @click.option("--sounds-harmful", type=PATH, help="Benign requests that sound harmful, likewise.")
@@ -65,7 +99,14 @@ def harden(
     min_compliance: float | None,
     max_kl: float,
     trials: int,
+    time_limit: float | None,
+    storage: str | None,
+    no_paper: bool,
     rounding: Literal["requantize", "grid"],
+    min_delivered: float,
+    promote: str,
+    compare_rounding: bool,
+    stress: int,
     harmful: Path | None,
     harmless: Path | None,
     sounds_harmful: Path | None,
@@ -77,19 +118,24 @@ def harden(
     as_json: bool,
     **runtime: Any,
 ) -> None:
-    """Harden MODEL into a new file of the same types and size, and prove what it did."""
+    """Harden MODEL into a new file, of the same types and size where they hold the edit, and prove what it
+    did."""
     from rosi_edge.conditional_search import ConditionalOptions
     from rosi_edge.evaluation.judges.keyword import KeywordJudge
     from rosi_edge.hardening import HardenOptions
     from rosi_edge.hardening import harden as run
     from rosi_edge.models.atomic import checked_target
-    from rosi_edge.models.sources import resolve
+    from rosi_edge.models.sources import cache_folder, resolve
     from rosi_edge.prompt_plan import plan_prompts
     from rosi_edge.prompts import Kind
+    from rosi_edge.quantization.promotion import promotion_of
     from rosi_edge.report.write import check_folder, write_report
     from rosi_edge.search import SearchOptions
 
     # Everything that can be refused is refused before the first long step.
+    promotion = promotion_of(promote)
+    if storage is not None:
+        _check_storage(storage)
     prompts = plan_prompts(
         {Kind.HARMFUL: harmful, Kind.HARMLESS: harmless, Kind.SOUNDS_HARMFUL: sounds_harmful}, seed=seed
     )
@@ -111,15 +157,23 @@ def harden(
             min_compliance=min_compliance,
             max_kl=max_kl,
             trials=trials,
+            time_limit=time_limit,
+            storage=storage,
+            folder=cache_folder() / "searches",
             layer=None if layer is None else int(layer),
             strength=alpha,
             seed=seed,
         ),
+        min_delivered=min_delivered,
+        promotion=promotion,
+        compare_rounding=compare_rounding,
+        stress=stress,
+        paper=not no_paper,
         engine=engine_options(**runtime),
         force=force,
         adapter=adapter,
         reference=model,
-        command=shlex.join(["rosi-edge", *sys.argv[1:]]),
+        command=_command(storage),
         seed=seed,
     )
     with progress_bar() as progress:
@@ -134,15 +188,61 @@ def harden(
         raise click.exceptions.Exit(FINDING)
 
 
-def _show(report: Any, output: Path, report_folder: Path | None) -> None:
+def _command(storage: str | None) -> str:
+    """As it was typed, but reports are published, and a storage's address may hold a password."""
+    arguments = sys.argv[1:]
+    if storage is not None:
+        from sqlalchemy.engine import make_url
+
+        shown = make_url(storage).render_as_string(hide_password=True)
+        arguments = [argument.replace(storage, shown) for argument in arguments]
+    return shlex.join(["rosi-edge", *arguments])
+
+
+def _check_storage(url: str) -> None:
+    """Open the storage once: the search gets to it only after minutes."""
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        optuna.storages.get_storage(url)
+    except (SQLAlchemyError, optuna.exceptions.OptunaError, ValueError, ImportError, OSError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise RosiEdgeError(
+            f"the storage given with --storage cannot be used: {reason}",
+            "Give an Optuna storage URL, such as sqlite:///search.db",
+        ) from error
+
+
+def _show(report: HardeningReport, output: Path, report_folder: Path | None) -> None:
+    from rosi_edge.report.arrival import promotion_words, rounding_words
+    from rosi_edge.report.experiments import halving_words
+    from rosi_edge.report.layers import direction_taken
+
     show_figures(report.before, report.after, report.changes, names=("before", "after"))
+    for finding in report.findings:
+        click.echo(f"finding   {finding}")
     click.echo(f"verdict   {report.verdict.status}: {report.verdict.reason}")
     if report.verdict.advice:
         click.echo(f"advice    {report.verdict.advice}")
-    click.echo(f"layer     {report.direction.layer}")
+    for point in report.frontier:
+        if point.chosen:
+            click.echo(f"chosen    {_point_text(point)}")
+    if report.paper is not None:
+        click.echo(f"paper     {_point_text(report.paper)}; best under the same limits")
+    taken = direction_taken(report)
+    click.echo(f"direction {taken or 'none taken'}")
     click.echo(f"strength  {report.injection.strength:.4g}")
     if report.injection.delivered is not None:
-        click.echo(f"delivered {report.injection.delivered:.2f} of the edit, on average over the tensors")
+        click.echo(
+            f"delivered {report.injection.delivered:.2f} of the edit, on average over "
+            f"{len(report.injection.tensors)} tensors. {promotion_words(report)}"
+        )
+    if report.rounding_check is not None:
+        click.echo(f"rounding  {rounding_words(report.rounding_check)}")
+    if report.stress is not None:
+        click.echo(f"attacks   {halving_words(report.stress)}")
     click.echo(f"time      {report.timing.total:.0f} s")
     if report.output is None:
         click.echo("file      not written; --force writes it all the same")
@@ -150,3 +250,12 @@ def _show(report: Any, output: Path, report_folder: Path | None) -> None:
         click.echo(f"file      {output} ({report.output.size / 1e6:.1f} MB, sha256 {report.output.sha256})")
     if report_folder is not None:
         click.echo(f"report    {report_folder / 'report.md'}")
+
+
+def _point_text(point: FrontierPoint) -> str:
+    """Of the choosing prompts."""
+    kl = f", KL {estimate_text(point.kl)}" if point.kl else ""
+    return (
+        f"refusal {estimate_text(point.harmful_refusal)}, "
+        f"benign compliance {estimate_text(point.benign_compliance)}{kl}, on the choosing prompts"
+    )

@@ -47,6 +47,18 @@ _ROLES = frozenset({"assistant", "user", "system", "model"})
 # Words that grammar doubles ("that that", "had had", "what it is is").
 _DOUBLED_BY_GRAMMAR = frozenset({"that", "had", "is", "you", "her", "it", "vous", "nous", "sie"})
 _VOWELS = frozenset("aeiouyæøœı")
+# Requests that want another script, or may: a language that is not written in Latin letters, or languages.
+_WANTS_ANOTHER_SCRIPT = re.compile(
+    r"\b(?:translat\w*|transliterat\w*|languages?|alphabets?|scripts?|multilingual|bilingual|kanji|hiragana"
+    r"|katakana|hanzi|hangul|cyrillic|characters?|emoji|chinese|mandarin|cantonese|japanese|korean|russian"
+    r"|ukrainian|bulgarian|serbian|macedonian|mongolian|kazakh|greek|hebrew|yiddish|arabic|persian|farsi|urdu"
+    r"|hindi|sanskrit|marathi|nepali|bengali|tamil|telugu|thai|lao|khmer|burmese|georgian|armenian|amharic"
+    r"|china|japan|korea|russia)\b",
+    re.IGNORECASE,
+)
+# Chinese characters and pieces of words in Latin letters, grown together.
+_GROWN_TOGETHER = re.compile(r"(?<=[a-z]{2})[\u3400-\u9fff]|[\u3400-\u9fff](?=[a-z]{2})")
+
 # What may stand between words of running text; brackets, bars, slashes and equals signs mark code and tables.
 _PROSE_GAP = re.compile(r"[\s,.;!?…，。！？、；：’'*~\-–—]*\Z")
 
@@ -89,8 +101,43 @@ def degenerate_reason(text: str, *, finished: bool = False) -> str | None:
         or _poor_vocabulary(words)
         or _compresses(prose, words)
         or _script_soup(words)
+        or _grown_together(prose, words)
         or _unpronounceable(words)
     )
+
+
+def wrong_script(request: str, text: str) -> str | None:
+    """Why an answer is in a script that nobody asked for, or None when it is not.
+
+    A model that a too strong edit has broken often slips into another language of its training. Latin letters
+    are never wrong: they are in code and names everywhere.
+
+    Args:
+        request: what was asked; its own scripts, and those of languages that it names, are right.
+        text: the answer, possibly cut anywhere.
+    """
+    letters = _letters(_words(_LINK.sub(" ", _CODE.sub(" ", text))))
+    asked = _letters(_words(request))
+    if not letters or not asked or _WANTS_ANOTHER_SCRIPT.search(request):
+        return None
+    script = max(letters, key=lambda name: letters[name])
+    if script in ("latin", "mixed") or script in asked:
+        return None
+    # A name or a quotation is no answer.
+    if letters[script] < 24 or letters[script] < 0.6 * sum(letters.values()):
+        return None
+    return f"{script} script where {max(asked, key=lambda name: asked[name])} was spoken"
+
+
+def _letters(words: Sequence[_Word]) -> dict[str, int]:
+    """How much of a text is in which script, in Latin letters: a Chinese character says about as much as half
+    a word."""
+    letters: dict[str, int] = {}
+    for word in words:
+        weight = 3 if word.script == "han" else 1
+        letters[word.script] = letters.get(word.script, 0) + len(word.text) * weight
+    letters.pop("", None)
+    return letters
 
 
 def _garbage(text: str) -> str | None:
@@ -266,13 +313,7 @@ def _script_soup(words: Sequence[_Word]) -> str | None:
     Lists of translations put a colon, a bracket or a quotation mark between the scripts, so only changes
     across a space, or across nothing, count.
     """
-    letters: dict[str, int] = {}
-    for word in words:
-        # A Chinese character says about as much as half a Latin word.
-        letters[word.script] = letters.get(word.script, 0) + len(word.text) * (
-            3 if word.script == "han" else 1
-        )
-    letters.pop("", None)
+    letters = _letters(words)
     if len(letters) < 2:
         return None
     base = max(letters, key=lambda script: letters[script])
@@ -306,6 +347,16 @@ def _script_soup(words: Sequence[_Word]) -> str | None:
     if glue_words >= 4:
         return f"English words spliced into {base} text"
     return None
+
+
+def _grown_together(prose: str, words: Sequence[_Word]) -> str | None:
+    """Chinese characters inside words of a text in Latin letters. Chinese text does set Latin words without a
+    space, and English quotes such a phrase at times, so three places are needed."""
+    letters = _letters(words)
+    count = len(_GROWN_TOGETHER.findall(prose))
+    if count < 3 or letters.get("latin", 0) < letters.get("han", 0):
+        return None
+    return f"Chinese characters inside words, {count} times"
 
 
 def _unpronounceable(words: Sequence[_Word]) -> str | None:

@@ -8,12 +8,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rosi_edge.errors import EngineCrashError, EngineError, RosiEdgeError, UnsupportedModelError
+from rosi_edge.errors import (
+    EngineCrashError,
+    EngineError,
+    JudgeError,
+    RosiEdgeError,
+    UnsupportedModelError,
+)
 from rosi_edge.evaluation.checkpoint import Checkpoint
 from rosi_edge.evaluation.judges.registry import open_judge
 from rosi_edge.evaluation.statistics import Estimate
 from rosi_edge.evaluation.suites.suite import Choices, Finding, Measured, Series, Subject, Suite, SuiteResult
 from rosi_edge.evaluation.verdicts import Judge
+from rosi_edge.models.gguf_file import printable
 from rosi_edge.models.inspect import inspect
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.report.evaluation import (
@@ -25,8 +32,8 @@ from rosi_edge.report.evaluation import (
 )
 from rosi_edge.report.facts import ModelFacts, PromptSetFacts
 from rosi_edge.report.figures import Figures
-from rosi_edge.runtime.child_engine import ChildEngine
 from rosi_edge.runtime.engine import Engine, EngineOptions
+from rosi_edge.runtime.open_engine import open_engine
 
 
 @dataclass(frozen=True)
@@ -68,20 +75,22 @@ def evaluate(
     base: Named | None = None,
     options: EvaluateOptions | None = None,
     progress: Progress = SILENT,
-    open_engine: Callable[[Path, EngineOptions], Engine] = ChildEngine,
+    open_engine: Callable[[Path, EngineOptions], Engine] = open_engine,
 ) -> EvaluationReport:
     """Measure a model; with ``base`` also that one, and the paired changes.
 
     What is measured is kept as it comes, so a call that was interrupted, or failed half-way, goes on where
-    it stopped. A suite that this model cannot run is reported with its problem, and the others run.
+    it stopped. A suite that this model cannot run, or whose judge failed, is reported with its problem, and
+    the others run.
 
     Raises:
-        RosiEdgeError: a model or the judge cannot be used, the judge failed, or no suite could run.
+        RosiEdgeError: a model or the judge cannot be used, or no suite could run.
     """
     options = options or EvaluateOptions()
     # Everything that can be refused is refused before the first long step.
     facts = _facts(model, progress)
     base_facts = _facts(base, progress) if base else None
+    _tell_of_doubled_lines(suites, progress)
     with _opened_judge(options, suites, progress) as judge:
         with _subjects(model, facts, base, base_facts, judge, options, open_engine) as (
             subject,
@@ -125,13 +134,21 @@ def _measure(
     model: Subject, base: Subject | None, suites: Sequence[Suite], progress: Progress
 ) -> dict[str, _Outcome]:
     outcomes = {suite.name: _Outcome() for suite in suites}
+    judge_problem: JudgeError | None = None
 
     def run(suite: Suite, subject: Subject) -> SuiteResult | None:
+        nonlocal judge_problem
         outcome = outcomes[suite.name]
+        if suite.needs_judge and judge_problem is not None:
+            # A server that hangs would cost its time-out again, after answers that nobody judges.
+            outcome.problem = judge_problem
         if outcome.problem is not None:
             return None
         try:
             return suite.measure(subject, progress)
+        except JudgeError as error:
+            outcome.problem = judge_problem = error
+            return None
         except EngineCrashError:
             raise
         except (EngineError, UnsupportedModelError) as error:
@@ -148,6 +165,13 @@ def _measure(
     for suite in suites:
         outcomes[suite.name].model = run(suite, model)
     return outcomes
+
+
+def _tell_of_doubled_lines(suites: Sequence[Suite], progress: Progress) -> None:
+    for name, doubled in dict.fromkeys((i.name, i.doubled) for suite in suites for i in suite.inputs):
+        if doubled:
+            lines = "1 doubled line counts" if doubled == 1 else f"{doubled} doubled lines count"
+            progress.note(f"{printable(name, 60)}: {lines} once.")
 
 
 def _tell(progress: Progress, checkpoints: Sequence[Checkpoint]) -> None:

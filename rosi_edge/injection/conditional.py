@@ -1,15 +1,21 @@
-"""Conditional keys: an input side that fires on harmful requests and stays silent on benign ones.
+"""Conditional keys: an input side that fires on some requests and stays silent on others.
 
 ``W' = W + α · s ⊗ a`` with ``aᵀx ≈ 1`` on the positive inputs x of that very matrix and ``≈ −β`` on the
-negative ones: ridge regression on captured inputs, in closed form (the rank-one edit of ROME,
-arXiv 2202.05262, put to conditional steering, CAST, arXiv 2409.05907). Nothing here knows what the sets of
-inputs are about.
+negative ones, in closed form (the rank-one edit of ROME, arXiv 2202.05262, put to conditional steering,
+CAST, arXiv 2409.05907). Three forms are known, because none wins on every model:
+
+- ridge regression on positive and negative inputs;
+- the linear discriminant: the positive mean, whitened by the second moments of the negative inputs;
+- ridge regression confined to the null space of the leading directions of the negative inputs.
+
+Nothing here knows what the sets of inputs are about.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -18,54 +24,155 @@ from scipy.linalg import cho_factor, cho_solve
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
+_NULL_DIRECTIONS = 16
+"""Leading directions of the negative inputs that a null-space key may not touch."""
+_POSITIVE_WEIGHT = 0.3
+"""What the positive inputs weigh together in a ridge regression, all negative ones together being one.
+Measured on the demo model: with less weight on them the keys push benign requests less for the same push on
+harmful ones, and the hardest harmful ones fall out when it is much less."""
+_RESPONSE_WEIGHT = 1.0
+"""What responses weigh together, the negative inputs being one."""
+
+
+class Form(StrEnum):
+    RIDGE = "ridge"
+    DISCRIMINANT = "discriminant"
+    NULL_SPACE = "null space"
+
 
 @dataclass(frozen=True)
 class Key:
     """The input vectors of one matrix, (columns,) each.
 
-    The solution is linear in what the key should be, so both parts are solved once and any β costs a
+    Every form is linear in what the key should be, so its parts are solved once and any β costs a
     subtraction.
 
     Attributes:
-        fires: solved for 1 on positive inputs and 0 on negative ones.
-        stays: solved for 0 on positive inputs and 1 on negative ones.
+        fires: for 1 on positive inputs and 0 on negative ones.
+        stays: one vector a set of negative inputs, for 1 on that set and 0 on the others.
     """
 
     fires: Float32
-    stays: Float32
+    stays: tuple[Float32, ...]
 
-    def at(self, below: float) -> Float32:
-        """The key for 1 on positive inputs and −``below`` on negative ones."""
-        vector: Float32 = self.fires - np.float32(below) * self.stays
+    def at(self, below: Sequence[float]) -> Float32:
+        """The key for 1 on positive inputs and −β on negative ones.
+
+        Args:
+            below: β of each set of negative inputs.
+        """
+        vector = self.fires.copy()
+        for share, part in zip(below, self.stays, strict=True):
+            vector -= np.float32(share) * part
         return vector
 
 
-def solve_key(positive: Float32, negatives: Sequence[Float32], *, ridge: float) -> Key:
-    """Solve one matrix's key.
+def solve_keys(
+    positive: Float32,
+    negatives: Sequence[Float32],
+    *,
+    ridge: float,
+    responses: Float32 | None = None,
+    forms: Sequence[Form] = tuple(Form),
+) -> dict[Form, Key]:
+    """Solve one matrix's key in several forms.
 
-    Minimises ``Σ w (aᵀx − y)² + λ|a|²`` with λ = ridge · Σ w|x|² / rows. The positive set weighs as much as
-    all negative ones together, and these weigh the same as each other, whatever their numbers of rows.
-    Solved in the smaller of its two forms: (XᵀX + λI)⁻¹ Xᵀy or Xᵀ (XXᵀ + λI)⁻¹ y.
+    Ridge minimises ``Σ w (aᵀx − y)² + λ|a|²`` with λ = ridge · Σ w|x|² / rows. The positive set weighs
+    0.3 of what all negative ones weigh together, and these weigh the same as each other, whatever their
+    numbers of rows. All forms are solved in the smaller of two shapes: (XᵀX + λI)⁻¹ Xᵀy or Xᵀ (XXᵀ + λI)⁻¹ y.
 
     Args:
         positive: (n, columns) inputs on which the key should fire.
         negatives: sets of (n, columns) inputs on which it should stay silent.
+        responses: (n, columns), changes that the edits themselves bring to this matrix's inputs. The key is
+            asked to answer none of them: otherwise each edited layer would read the push of those before it
+            as a positive input, and a small mistake would grow from layer to layer.
     """
     sets = (positive, *negatives)
-    shares = [1.0, *([1.0 / len(negatives)] * len(negatives))]
+    shares = [_POSITIVE_WEIGHT, *([1.0 / len(negatives)] * len(negatives))]
     root = np.concatenate(
         [np.full(len(rows), np.sqrt(share / len(rows))) for rows, share in zip(sets, shares, strict=True)]
     )
     inputs = np.concatenate(sets).astype(np.float32) * root[:, None].astype(np.float32)
-    fires = np.arange(len(root)) < len(positive)
-    wanted = np.stack([root * fires, root * ~fires], axis=1)
     penalty = ridge * float(np.einsum("ij,ij->", inputs, inputs, dtype=np.float64)) / len(inputs)
-    rows, columns = inputs.shape
-    if rows <= columns:
-        solution = inputs.T @ _solve(inputs @ inputs.T, penalty, wanted).astype(np.float32)
+    member = np.repeat(np.arange(len(sets)), [len(rows) for rows in sets])
+    if responses is not None and len(responses):
+        weight = np.float32(np.sqrt(_RESPONSE_WEIGHT / len(responses)))
+        inputs = np.concatenate([inputs, responses.astype(np.float32) * weight])
+        root = np.concatenate([root, np.zeros(len(responses))])
+        member = np.concatenate([member, np.full(len(responses), -1)])
+    wanted = np.where(member[:, None] == np.arange(len(sets)), root[:, None], 0.0)
+    products = inputs @ inputs.T if len(inputs) <= inputs.shape[1] else inputs.T @ inputs
+    keys = {}
+    for form in forms:
+        if form is Form.RIDGE:
+            vectors = _ridge(inputs, products, penalty, wanted)
+        elif form is Form.NULL_SPACE:
+            vectors = _null_space(inputs, products, member > 0, penalty, wanted)
+        else:
+            vectors = _discriminant(inputs, products, member, root, penalty, len(sets))
+        keys[form] = Key(
+            np.ascontiguousarray(vectors[:, 0]),
+            tuple(np.ascontiguousarray(vectors[:, part]) for part in range(1, len(sets))),
+        )
+    return keys
+
+
+def _ridge(inputs: Float32, products: Float32, penalty: float, wanted: Float64) -> Float32:
+    if len(inputs) <= inputs.shape[1]:
+        return np.asarray(inputs.T @ _solve(products, penalty, wanted).astype(np.float32))
+    return _solve(products, penalty, inputs.T.astype(np.float64) @ wanted).astype(np.float32)
+
+
+def _null_space(
+    inputs: Float32, products: Float32, negative: npt.NDArray[np.bool_], penalty: float, wanted: Float64
+) -> Float32:
+    """Ridge regression on what is left of the inputs without the leading negative directions."""
+    basis = _leading_directions(inputs[negative], _NULL_DIRECTIONS)
+    along = inputs @ basis.T
+    rest = np.asarray(inputs - along @ basis, dtype=np.float32)
+    if len(rest) <= rest.shape[1]:
+        # The basis is orthonormal, so what it takes out of the products is known without multiplying again.
+        products = np.asarray(products - along @ along.T, dtype=np.float32)
     else:
-        solution = _solve(inputs.T @ inputs, penalty, inputs.T @ wanted).astype(np.float32)
-    return Key(np.ascontiguousarray(solution[:, 0]), np.ascontiguousarray(solution[:, 1]))
+        products = rest.T @ rest
+    vectors = _ridge(rest, products, penalty, wanted)
+    return np.asarray(vectors - basis.T @ (basis @ vectors))
+
+
+def _leading_directions(rows: Float32, count: int) -> Float32:
+    """(count, columns), orthonormal: the leading right singular vectors, by a few subspace iterations."""
+    count = min(count, *rows.shape)
+    start = np.random.default_rng(0).standard_normal((rows.shape[1], min(count + 8, rows.shape[1])))
+    basis = np.linalg.qr(start.astype(np.float32))[0]
+    for _ in range(4):
+        basis = np.linalg.qr(rows.T @ (rows @ basis))[0]
+    _, _, turned = np.linalg.svd(rows @ basis, full_matrices=False)
+    return np.asarray((basis @ turned.T).T[:count], dtype=np.float32)
+
+
+def _discriminant(
+    inputs: Float32, products: Float32, member: npt.NDArray[np.intp], root: Float64, penalty: float, sets: int
+) -> Float32:
+    """(M + λI)⁻¹ of each set's mean, M being the second moments of everything that is not positive, scaled so
+    that the mean of its own set gives one."""
+    silent = inputs[member != 0]
+    means = np.stack(
+        [(inputs[member == part].T @ root[member == part]).astype(np.float64) for part in range(sets)], axis=1
+    )
+    # Rows carry the root of their weight, so a set's sum of weights is what its rows' roots square to.
+    means /= np.array([np.square(root[member == part]).sum() for part in range(sets)])
+    if len(silent) <= silent.shape[1]:
+        if len(inputs) <= inputs.shape[1]:
+            of_silent = products[np.ix_(member != 0, member != 0)]
+        else:
+            of_silent = silent @ silent.T
+        inner = _solve(of_silent, penalty, silent.astype(np.float64) @ means)
+        vectors = (means - silent.T.astype(np.float64) @ inner) / penalty
+    else:
+        vectors = _solve(silent.T @ silent, penalty, means)
+    answers = np.einsum("cs,cs->s", vectors, means)
+    return np.asarray(vectors / np.maximum(answers, 1e-30), dtype=np.float32)
 
 
 def _solve(matrix: Float32, penalty: float, right: Float64) -> Float64:

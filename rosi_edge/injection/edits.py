@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,13 @@ class RankOneEdit:
         tensor: the weight's name in the GGUF file.
         output: (rows,), what is added to the matrix's output for each unit of ``input · x``.
         input: (columns,), the input vector the matrix's input x is measured against.
+        expert: which of the stacked matrices is meant, for a tensor of experts; None for a single matrix.
     """
 
     tensor: str
     output: Float32
     input: Float32
+    expert: int | None = None
 
     def __post_init__(self) -> None:
         if self.output.ndim != 1 or self.input.ndim != 1:
@@ -30,9 +32,14 @@ class RankOneEdit:
         if not (np.isfinite(self.output).all() and np.isfinite(self.input).all()):
             raise ValueError(f"the edit of {self.tensor} is not finite")
 
+    @property
+    def matrix(self) -> str:
+        """A name for the very matrix: the tensor's, and of an expert also its number."""
+        return self.tensor if self.expert is None else f"{self.tensor}[{self.expert}]"
+
     def scaled(self, strength: float) -> RankOneEdit:
         """The same edit with its strength folded into the input vector."""
-        return RankOneEdit(self.tensor, self.output, (self.input * np.float32(strength)).astype(np.float32))
+        return replace(self, input=(self.input * np.float32(strength)).astype(np.float32))
 
     def delta(self, strength: float) -> Float32:
         """The change itself, (rows, columns)."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.injection.write_directions import write_direction
 from rosi_edge.models.architectures import WriteMatrix
-from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.weights import Weights
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.quantization.codec import dequantize
 
@@ -18,7 +18,7 @@ Float32 = npt.NDArray[np.float32]
 
 
 def row_means(
-    file: GgufFile, matrices: Sequence[WriteMatrix], progress: Progress = SILENT
+    file: Weights, matrices: Sequence[WriteMatrix], progress: Progress = SILENT
 ) -> dict[str, Float32]:
     """w̄ of every write matrix: the mean of its rows, (columns,). One matrix is in memory at a time."""
     means = {}
@@ -31,7 +31,7 @@ def row_means(
 
 
 def rosi_edits(
-    file: GgufFile, matrices: Sequence[WriteMatrix], means: dict[str, Float32], direction: Float32
+    file: Weights, matrices: Sequence[WriteMatrix], means: dict[str, Float32], direction: Float32
 ) -> list[RankOneEdit]:
     """One edit a write matrix at strength one, for a unit ``direction`` (hidden,)."""
     return [

@@ -16,7 +16,12 @@ import gguf
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rosi_edge.errors import ModelFileError, UnsupportedModelError
-from rosi_edge.models.gguf_file import GgufFile, TensorInfo, printable
+from rosi_edge.models.gguf_file import TensorInfo, printable
+from rosi_edge.models.weights import Weights
+
+Companion = Literal["bias", "scale", "scale_before_adapters"]
+"""A tensor beside a write matrix that the graph applies to its output; the last one multiplies what the
+matrix wrote, but not what a LoRA adapter adds to it."""
 
 Kind = Literal["attention", "mixer", "mlp", "embedding"]
 """The sublayer that a write matrix ends: attention, what stands in its place (state space, convolution,
@@ -32,7 +37,8 @@ class WriteMatrix:
     ``shape`` is (hidden size, input size), or (experts, hidden size, input size) for stacked experts.
     ``experts`` is 0 for a single matrix. ``post_norm``, ``bias`` and ``scale`` name the tensors of the file,
     None where there is none: a norm between the matrix and the addition, a bias, and a multiplier of the
-    output, each only if llama.cpp applies it.
+    output, each only if llama.cpp applies it. ``scale_before_adapters``: that multiplier leaves out what a
+    LoRA adapter adds.
     """
 
     name: str
@@ -44,6 +50,7 @@ class WriteMatrix:
     bias: str | None = None
     scale: str | None = None
     experts: int = 0
+    scale_before_adapters: bool = False
 
 
 class _Frozen(BaseModel):
@@ -68,7 +75,16 @@ class Refusal(_Frozen):
     above: int = 0
     reason: str
 
-    def applies(self, gguf_file: GgufFile, blocks: int) -> bool:
+    @property
+    def condition(self) -> str:
+        """When it applies, in words."""
+        if self.tensor is not None:
+            return f"a block has {self.tensor.format(i='N')}"
+        if self.missing_in_any_block is not None:
+            return f"a block lacks {self.missing_in_any_block.format(i='N')}"
+        return f"{self.metadata} is true" if self.above == 0 else f"{self.metadata} is above {self.above}"
+
+    def applies(self, gguf_file: Weights, blocks: int) -> bool:
         if self.tensor is not None:
             return any(self.tensor.format(i=block) in gguf_file.tensors for block in range(blocks))
         if self.missing_in_any_block is not None:
@@ -84,7 +100,7 @@ class Architecture(_Frozen):
     name: str
     refused: str | None = None
     """Why this tool does not edit it, in words that follow its name."""
-    writes: dict[str, tuple[Literal["bias", "scale"], ...]] = Field(default_factory=dict)
+    writes: dict[str, tuple[Companion, ...]] = Field(default_factory=dict)
     """For each write matrix, by its short name, the companion tensors that the graph applies."""
     post_norm: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     stream: str = "l_out-{i}"
@@ -144,7 +160,7 @@ def known_architectures() -> dict[str, Architecture]:
     return dict(table().architectures)
 
 
-def architecture_of(gguf_file: GgufFile) -> Architecture:
+def architecture_of(gguf_file: Weights) -> Architecture:
     """What is known of the file's architecture; it may be one that is refused.
 
     Raises:
@@ -163,7 +179,7 @@ def architecture_of(gguf_file: GgufFile) -> Architecture:
     return known
 
 
-def hidden_size(gguf_file: GgufFile) -> int:
+def hidden_size(gguf_file: Weights) -> int:
     """The width of the residual stream. Raises ModelFileError when the file gives none or an absurd one."""
     size = _setting(gguf_file, "embedding_length")
     if size is None or not 1 <= size < 1 << 31:
@@ -171,7 +187,7 @@ def hidden_size(gguf_file: GgufFile) -> int:
     return size
 
 
-def block_count(gguf_file: GgufFile) -> int:
+def block_count(gguf_file: Weights) -> int:
     """The blocks of the main stream; trailing blocks that predict further tokens are not counted.
 
     Raises:
@@ -186,7 +202,7 @@ def block_count(gguf_file: GgufFile) -> int:
     return blocks - ahead
 
 
-def write_matrices(gguf_file: GgufFile) -> list[WriteMatrix]:
+def write_matrices(gguf_file: Weights) -> list[WriteMatrix]:
     """The file's write matrices, block by block, attention before MLP.
 
     Raises:
@@ -215,15 +231,18 @@ def write_matrices(gguf_file: GgufFile) -> list[WriteMatrix]:
 
 
 def _write_matrix(
-    gguf_file: GgufFile, architecture: Architecture, short: str, block: int, tensor: TensorInfo, hidden: int
+    gguf_file: Weights, architecture: Architecture, short: str, block: int, tensor: TensorInfo, hidden: int
 ) -> WriteMatrix:
     matrix = table().matrices[short]
     if len(tensor.shape) != matrix.dimensions or tensor.shape[-2] != hidden:
         _damaged(gguf_file, f"{tensor.name} has the shape {tensor.shape}, but the hidden size is {hidden}")
 
-    def companion(suffix: Literal["bias", "scale"]) -> str | None:
-        name = f"blk.{block}.{short}.{suffix}"
-        return name if suffix in architecture.writes[short] and name in gguf_file.tensors else None
+    def companion(*kinds: Companion) -> str | None:
+        name = f"blk.{block}.{short}.{kinds[0]}"
+        applied = any(kind in architecture.writes[short] for kind in kinds)
+        return name if applied and name in gguf_file.tensors else None
+
+    scale = companion("scale", "scale_before_adapters")
 
     return WriteMatrix(
         name=tensor.name,
@@ -233,13 +252,14 @@ def _write_matrix(
         type=tensor.type,
         post_norm=_post_norm(gguf_file, architecture, short, block, hidden),
         bias=companion("bias"),
-        scale=companion("scale"),
+        scale=scale,
         experts=tensor.shape[0] if matrix.dimensions == 3 else 0,
+        scale_before_adapters=scale is not None and "scale_before_adapters" in architecture.writes[short],
     )
 
 
 def _post_norm(
-    gguf_file: GgufFile, architecture: Architecture, short: str, block: int, hidden: int
+    gguf_file: Weights, architecture: Architecture, short: str, block: int, hidden: int
 ) -> str | None:
     if short not in architecture.post_norm:
         return None
@@ -252,7 +272,7 @@ def _post_norm(
     return norm.name
 
 
-def _setting(gguf_file: GgufFile, key: str) -> int | None:
+def _setting(gguf_file: Weights, key: str) -> int | None:
     return gguf_file.integer(f"{gguf_file.text('general.architecture')}.{key}")
 
 
@@ -262,5 +282,5 @@ def _refuse(architecture: Architecture, reason: str) -> NoReturn:
     )
 
 
-def _damaged(gguf_file: GgufFile, what: str) -> NoReturn:
+def _damaged(gguf_file: Weights, what: str) -> NoReturn:
     raise ModelFileError(f"{gguf_file.path.name} contradicts itself: {printable(what)}", _DAMAGED)

@@ -1,4 +1,4 @@
-"""Writing a file so that it is there whole or not at all.
+"""Writing files so that they are there whole or not at all.
 
 The bytes go to ``.NAME.<process>-<random>.partial`` beside the target, are flushed to the disk and renamed
 onto it. Any exception, Ctrl-C included, removes the partial file; what a killed process left behind is
@@ -12,8 +12,10 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,6 +30,8 @@ _SUFFIX = ".partial"
 # A file name may have 255 bytes on every common file system; this leaves room for what is put around it.
 _LONGEST_NAME_BYTES = 200
 _NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_YOUNG = 60.0
+"""Seconds in which a partial file without a lock may belong to a writer that is just about to lock it."""
 
 
 @contextmanager
@@ -42,36 +46,71 @@ def atomic_write(target: str | os.PathLike[str], *, size: int | None = None) -> 
         OutputError: the folder is missing or not writable, the target is a folder or device, or the disk
             (or quota, or file size limit) is full, now or while writing.
     """
-    place = checked_target(target)
-    remove_stale_partials(place)
+    with atomic_writes([target], size=size) as (stream,):
+        yield stream
+
+
+@dataclass
+class _Partial:
+    """A file on its way to its place."""
+
+    path: Path
+    stream: BinaryIO
+
+
+@contextmanager
+def atomic_writes(
+    targets: Sequence[str | os.PathLike[str]], *, size: int | None = None
+) -> Iterator[list[BinaryIO]]:
+    """The same for several files of one folder that belong together, such as the parts of a model.
+
+    All of them are flushed to the disk before the first is renamed, and the first of ``targets`` is renamed
+    last: whoever opens the set through it finds it whole.
+    """
+    places = [checked_target(target) for target in targets]
+    for place in places:
+        remove_stale_partials(place)
     if size is not None:
-        require_space(place, size)
-    partial = _partial_path(place)
+        require_space(places[0], size)
+    partials: dict[Path, _Partial] = {}
+    place = places[0]
+    try:
+        with ExitStack() as streams:
+            for place in places:
+                partials[place] = _open_partial(place, streams)
+            place = places[0]
+            yield [partial.stream for partial in partials.values()]
+            for place in partials:
+                partials[place].stream.flush()
+                os.fsync(partials[place].stream.fileno())
+        for place in reversed(partials):
+            partials[place].path.replace(place)
+    except BaseException as error:
+        for partial in partials.values():
+            with suppress(OSError):
+                partial.path.unlink()
+        if isinstance(error, OSError) and (problem := _disk_problem(place, error)):
+            raise problem from error
+        raise
+    _flush_folder(places[0].parent)
+
+
+def _open_partial(place: Path, streams: ExitStack) -> _Partial:
+    path = _partial_path(place)
     try:
         descriptor = os.open(
-            partial,
+            path,
             os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0),
             0o666,
         )
     except OSError as error:
         raise _cannot_write(place, error) from error
-    try:
-        with os.fdopen(descriptor, "w+b") as stream:
-            if fcntl is not None:
-                # Tells a living writer from a dead one where process numbers do not, as in containers.
-                with suppress(OSError):
-                    fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(place)
-    except BaseException as error:
+    stream = streams.enter_context(os.fdopen(descriptor, "w+b"))
+    if fcntl is not None:
+        # Tells a living writer from a dead one where process numbers do not, as in containers.
         with suppress(OSError):
-            partial.unlink()
-        if isinstance(error, OSError) and (problem := _disk_problem(place, error)):
-            raise problem from error
-        raise
-    _flush_folder(place.parent)
+            fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return _Partial(path, stream)
 
 
 def checked_target(target: str | os.PathLike[str]) -> Path:
@@ -129,14 +168,14 @@ def _in_use(partial: Path, owner: int) -> bool:
     if fcntl is None:
         # Windows does not remove a file that somebody has open, so trying is safe there.
         return False
-    if owner == os.getpid() or _alive(owner):
-        return True
     try:
         with partial.open("rb") as stream:
             fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        age = time.time() - partial.stat().st_mtime
     except OSError:
         return True
-    return False
+    # Process numbers are used again, so a living process of that number is no proof.
+    return _alive(owner) and age < _YOUNG
 
 
 def _alive(process: int) -> bool:

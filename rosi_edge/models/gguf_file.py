@@ -13,11 +13,12 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import re
 import stat
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, NoReturn, Self, overload
@@ -44,6 +45,7 @@ MAX_KEY_BYTES = (1 << 16) - 1
 # ggml keeps a name in 64 bytes, the closing zero included.
 MAX_TENSOR_NAME_BYTES = 63
 MAX_DIMENSIONS = 4
+MAX_PARTS = 1 << 10
 
 _DOWNLOAD_AGAIN = "Download the file again"
 _U32 = struct.Struct("<I")
@@ -51,6 +53,7 @@ _U64 = struct.Struct("<Q")
 _STRING = int(gguf.GGUFValueType.STRING)
 _ARRAY = int(gguf.GGUFValueType.ARRAY)
 _BOOL = int(gguf.GGUFValueType.BOOL)
+PART_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 _SCALARS: dict[int, struct.Struct] = {
     int(gguf.GGUFValueType.UINT8): struct.Struct("<B"),
     int(gguf.GGUFValueType.INT8): struct.Struct("<b"),
@@ -121,6 +124,17 @@ class MetadataArray(Sequence[Any]):
             self._values = self._decode()
         return self._values
 
+    def numbers(self) -> npt.NDArray[Any]:
+        """The values of an array of numbers, (n,), in the type they are stored in; read-only.
+
+        Raises:
+            ValueError: it is an array of strings.
+        """
+        if self.element_type == _STRING:
+            raise ValueError("an array of strings")
+        code = _SCALARS[int(self.element_type)].format
+        return np.frombuffer(self._raw, dtype=np.dtype(code), count=self._length)
+
     def _decode(self) -> list[Any]:
         if self.element_type == _STRING:
             values: list[Any] = []
@@ -131,8 +145,7 @@ class MetadataArray(Sequence[Any]):
                 values.append(self._raw[position : position + size].decode("utf-8", "replace"))
                 position += size
             return values
-        code = _SCALARS[int(self.element_type)].format
-        numbers = np.frombuffer(self._raw, dtype=np.dtype(code), count=self._length)
+        numbers = self.numbers()
         return [bool(number) for number in numbers] if self.element_type == _BOOL else list(numbers.tolist())
 
 
@@ -156,7 +169,8 @@ class TensorInfo:
     """Where a tensor lies and what it is.
 
     ``shape`` is in NumPy order, (rows, columns) for a matrix, that is ggml's ``ne`` reversed. ``offset`` and
-    ``size`` are bytes, the offset from the start of the file.
+    ``size`` are bytes, the offset from the start of the file. ``part`` is the file, counted from 0, in a
+    model that is split into several.
     """
 
     name: str
@@ -164,6 +178,7 @@ class TensorInfo:
     type: gguf.GGMLQuantizationType
     offset: int
     size: int
+    part: int = 0
 
     @property
     def end(self) -> int:
@@ -227,6 +242,10 @@ class GgufFile:
 
     Use :meth:`open`, best as a context manager. Views from :meth:`tensor_bytes` stay valid while they are
     held, even after :meth:`close`.
+
+    A model may be split into several files; the first is opened and brings the others. Everything here then
+    describes the first file, which holds the metadata, except for ``tensors`` and what takes a tensor's
+    name: these know all parts.
     """
 
     path: Path
@@ -239,22 +258,34 @@ class GgufFile:
     fields: Mapping[str, MetadataField]
     metadata: Mapping[str, MetadataValue]
     tensors: Mapping[str, TensorInfo]
-    """In file order."""
+    """In file order, those of all parts."""
+    own_tensors: Mapping[str, TensorInfo]
+    """In file order, those of this file alone."""
+    parts: tuple[GgufFile, ...]
+    """All files of the model in order, this one first; an ordinary file is its own only part."""
     tensor_table: tuple[int, int]
     """First and past-the-last byte of the tensor table in the header."""
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
-        """Map the file and check its header.
+        """Map the file, and the parts that follow it, and check their headers.
 
         Raises:
-            ModelFileError: missing, unreadable, not GGUF, truncated, or it contradicts itself.
-            UnsupportedModelError: one part of a model that is split into several files.
+            ModelFileError: missing, unreadable, not GGUF, truncated, or it contradicts itself or its parts.
+            UnsupportedModelError: a part of a split model that is not the first, or not named as one.
         """
-        return cls(Path(path))
+        first = cls(Path(path))
+        try:
+            first._open_others()
+        except BaseException:
+            first.close()
+            raise
+        return first
 
     def __init__(self, path: Path) -> None:
+        """Open one file alone; :meth:`open` is what brings a model's other parts."""
         self.path = path
+        self.parts = (self,)
         self._descriptor = _open_regular(path)
         try:
             status = os.fstat(self._descriptor)
@@ -285,7 +316,9 @@ class GgufFile:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file. May be called twice."""
+        """Let go of the file, and of the parts it brought. May be called twice."""
+        for part in self.parts[1:]:
+            part.close()
         # A view that someone still holds keeps the map alive; the last one to go closes it.
         with suppress(BufferError):
             self._map.close()
@@ -299,8 +332,15 @@ class GgufFile:
             raise ValueError(f"{self.path} is closed")
         return self._descriptor
 
+    @property
+    def total_size(self) -> int:
+        """Bytes of all parts."""
+        return sum(part.size for part in self.parts)
+
     def check_unchanged(self) -> None:
-        """Raise ModelFileError when somebody wrote to the file after it was opened."""
+        """Raise ModelFileError when somebody wrote to the file, or to its parts, after it was opened."""
+        for part in self.parts[1:]:
+            part.check_unchanged()
         status = os.fstat(self.fileno())
         if (status.st_size, status.st_mtime_ns) != (self.size, self._modified):
             raise ModelFileError(
@@ -318,7 +358,42 @@ class GgufFile:
             KeyError: no such tensor.
         """
         tensor = self.tensors[name]
-        return np.frombuffer(self._map, dtype=np.uint8, count=tensor.size, offset=tensor.offset)
+        data = self.parts[tensor.part]._map
+        return np.frombuffer(data, dtype=np.uint8, count=tensor.size, offset=tensor.offset)
+
+    def read(self, start: int, size: int) -> npt.NDArray[np.uint8]:
+        """A copy of ``size`` bytes of this very file, (size,).
+
+        Not through the memory map, whose pages would count as this process's memory.
+
+        Raises:
+            ModelFileError: the file became shorter.
+        """
+        buffer = bytearray(size)
+        view = memoryview(buffer)
+        done = 0
+        while done < size:
+            if hasattr(os, "preadv"):
+                got = os.preadv(self.fileno(), [view[done:]], start + done)
+            else:  # Windows, macOS before 11
+                piece = self._map[start + done : start + size]
+                view[done : done + len(piece)] = piece
+                got = len(piece)
+            if not got:
+                raise ModelFileError(f"{self.path.name} became shorter while it was being read")
+            done += got
+        return np.frombuffer(buffer, dtype=np.uint8)
+
+    def read_tensor(self, name: str, start: int = 0, size: int | None = None) -> npt.NDArray[np.uint8]:
+        """A copy of a tensor's bytes from ``start`` on, ``size`` of them or all that follow.
+
+        Raises:
+            KeyError: no such tensor.
+            ModelFileError: the file became shorter.
+        """
+        tensor = self.tensors[name]
+        count = tensor.size - start if size is None else size
+        return self.parts[tensor.part].read(tensor.offset + start, count)
 
     def text(self, key: str) -> str | None:
         """A string of the metadata, None when the key is absent. Raises ModelFileError on another type."""
@@ -357,14 +432,11 @@ class GgufFile:
         self.fields = MappingProxyType(fields)
         self.metadata = MappingProxyType({key: field.value for key, field in fields.items()})
         self.alignment = self._read_alignment(cursor)
-        # Before the tensors: the first part of a split model can hold none at all.
-        self._refuse_split()
-
         start = cursor.position
         entries = [_read_tensor_entry(cursor) for _ in range(tensor_count)]
         self.tensor_table = (start, cursor.position)
         self.data_offset = align(cursor.position, self.alignment)
-        self.tensors = MappingProxyType(self._place(cursor, entries))
+        self.tensors = self.own_tensors = MappingProxyType(self._place(cursor, entries))
 
     def _read_magic(self, cursor: _Cursor) -> None:
         start = self._map[:24]
@@ -396,13 +468,47 @@ class GgufFile:
             cursor.fail(f"is damaged: general.alignment is {alignment}, not a power of two")
         return alignment
 
-    def _refuse_split(self) -> None:
-        parts = self.integer("split.count") or 0
-        if parts > 1:
+    def _open_others(self) -> None:
+        """Open the files that a split model goes on in, as ``llama-gguf-split`` names and numbers them."""
+        count = self.integer("split.count") or 0
+        if count <= 1:
+            return
+        name = self.path.name
+        number = self.integer("split.no") or 0
+        if not 2 <= count <= MAX_PARTS or not 0 <= number < count:
+            self._fail(f"is damaged: it claims to be part {number + 1} of {count}")
+        found = PART_NAME.fullmatch(name)
+        if found is None or int(found["count"]) != count or int(found["number"]) != number + 1:
             raise UnsupportedModelError(
-                f"{self.path.name} is one of {parts} parts of a split model",
-                "Join the parts with llama-gguf-split --merge FIRST_PART OUT.gguf and use that file",
+                f"{printable(name)} is part {number + 1} of {count}, but its name does not say so",
+                f"Name the parts NAME-00001-of-{count:05d}.gguf and so on, in one folder",
             )
+        paths = [self.path.with_name(part_name(found["stem"], index, count)) for index in range(count)]
+        if number:
+            raise UnsupportedModelError(
+                f"{printable(name)} is part {number + 1} of {count}", f"Give the first part, {paths[0].name}"
+            )
+        tensors = dict(self.own_tensors)
+        for index, path in enumerate(paths[1:], start=1):
+            if not path.exists():
+                raise ModelFileError(
+                    f"{printable(path.name)}, a part of the model, is missing",
+                    "Put all parts into one folder",
+                )
+            part = GgufFile(path)
+            self.parts = (*self.parts, part)
+            if (part.integer("split.count"), part.integer("split.no")) != (count, index):
+                part._fail(f"is not part {index + 1} of {count} of {name}")
+            if part.version != self.version or tensors.keys() & part.own_tensors.keys():
+                part._fail(f"does not belong to {name}")
+            tensors |= {each.name: replace(each, part=index) for each in part.own_tensors.values()}
+        expected = self.integer("split.tensors.count")
+        if expected is not None and expected != len(tensors):
+            self._fail(f"is damaged: its parts hold {len(tensors)} tensors where {expected} belong")
+        self.tensors = MappingProxyType(tensors)
+
+    def _fail(self, message: str) -> NoReturn:
+        raise ModelFileError(f"{printable(self.path.name)} {printable(message)}", _DOWNLOAD_AGAIN)
 
     def _place(self, cursor: _Cursor, entries: list[TensorInfo]) -> dict[str, TensorInfo]:
         """Turn offsets from the start of the data into offsets in the file, and check them."""
@@ -434,6 +540,11 @@ def printable(text: str, longest: int = 300) -> str:
     """Text out of a file as it may be shown: no terminal escapes, no line breaks, not endless."""
     shown = "".join(character if character.isprintable() else "�" for character in text)
     return shown if len(shown) <= longest else shown[:longest] + "…"
+
+
+def part_name(stem: str, index: int, count: int) -> str:
+    """The name of a part, counted from 0, of a model split into ``count`` (``llama_split_path``)."""
+    return f"{stem}-{index + 1:05d}-of-{count:05d}.gguf"
 
 
 def align(position: int, alignment: int) -> int:

@@ -20,12 +20,18 @@ from rosi_edge.models.architectures import (
     hidden_size,
     write_matrices,
 )
+from rosi_edge.models.checkpoint import Checkpoint
+from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile, MetadataArray, printable
-from rosi_edge.models.sources import sha256_of
+from rosi_edge.models.open_weights import open_weights
+from rosi_edge.models.weights import Weights
 from rosi_edge.progress import SILENT, Progress
 
 OWN_PREFIX = "rosi."
 """The metadata keys that this tool writes."""
+
+_LONG = 1024
+"""Metadata arrays of more values are not for people to read."""
 
 _T = gguf.GGMLQuantizationType
 EDITABLE_TYPES = frozenset(
@@ -96,21 +102,25 @@ class Inspection(BaseModel):
 
 
 def inspect(
-    model: str | os.PathLike[str] | GgufFile, *, with_sha256: bool = False, progress: Progress = SILENT
+    model: str | os.PathLike[str] | GgufFile | Checkpoint,
+    *,
+    with_sha256: bool = False,
+    progress: Progress = SILENT,
 ) -> Inspection:
-    """Look at a model file without running it.
+    """Look at a model file, or a checkpoint folder, without running it.
 
     Raises:
         ModelFileError: missing, unreadable or damaged.
-        UnsupportedModelError: one part of a split model. An architecture that cannot be hardened is not an
+        UnsupportedModelError: a part of a split model that is not the first. An architecture that cannot be hardened is not an
             error here but a reason in the result.
     """
-    with nullcontext(model) if isinstance(model, GgufFile) else GgufFile.open(model) as gguf_file:
-        digest = sha256_of(gguf_file.path, progress) if with_sha256 else None
+    weights = nullcontext(model) if isinstance(model, (GgufFile, Checkpoint)) else open_weights(Path(model))
+    with weights as gguf_file:
+        digest = sha256_of_model(gguf_file, progress) if with_sha256 else None
         return _inspect(gguf_file, digest)
 
 
-def _inspect(gguf_file: GgufFile, digest: str | None) -> Inspection:
+def _inspect(gguf_file: Weights, digest: str | None) -> Inspection:
     architecture = _soft_text(gguf_file, "general.architecture")
     reasons: list[str] = []
     matrices: list[WriteMatrix] = []
@@ -135,7 +145,7 @@ def _inspect(gguf_file: GgufFile, digest: str | None) -> Inspection:
         warnings.append("this file has been hardened before")
     return Inspection(
         path=gguf_file.path,
-        size=gguf_file.size,
+        size=gguf_file.total_size,
         sha256=digest,
         name=_soft_text(gguf_file, "general.name"),
         architecture=architecture,
@@ -165,7 +175,7 @@ def _inspect(gguf_file: GgufFile, digest: str | None) -> Inspection:
     )
 
 
-def require_hardenable(gguf_file: GgufFile) -> list[WriteMatrix]:
+def require_hardenable(gguf_file: GgufFile | Checkpoint) -> list[WriteMatrix]:
     """The write matrices of a file that can be hardened.
 
     Raises:
@@ -178,21 +188,24 @@ def require_hardenable(gguf_file: GgufFile) -> list[WriteMatrix]:
     return write_matrices(gguf_file)
 
 
-def has_chat_template(gguf_file: GgufFile) -> bool:
+def has_chat_template(gguf_file: Weights) -> bool:
     template = gguf_file.metadata.get("tokenizer.chat_template")
     return isinstance(template, str) and bool(template.strip())
 
 
-def own_metadata(gguf_file: GgufFile) -> dict[str, Any]:
-    """The ``rosi.*`` keys of a file in plain Python values; empty for a file this tool has not written."""
+def own_metadata(gguf_file: Weights) -> dict[str, Any]:
+    """The ``rosi.*`` keys of a file in plain Python values; empty for a file this tool has not written.
+
+    The vectors of the declared edit are left out: they are for ``verify`` and a few hundred kilobytes long.
+    """
     return {
         key: value.values() if isinstance(value, MetadataArray) else value
         for key, value in gguf_file.metadata.items()
-        if key.startswith(OWN_PREFIX)
+        if key.startswith(OWN_PREFIX) and not (isinstance(value, MetadataArray) and len(value) > _LONG)
     }
 
 
-def file_type_name(gguf_file: GgufFile) -> str | None:
+def file_type_name(gguf_file: Weights) -> str | None:
     """The name of the mix, such as Q4_K_M; None when the file does not say or the number is unknown."""
     number = _soft_integer(gguf_file, "general.file_type")
     try:
@@ -201,7 +214,7 @@ def file_type_name(gguf_file: GgufFile) -> str | None:
         return None
 
 
-def _not_a_model(gguf_file: GgufFile) -> str | None:
+def _not_a_model(gguf_file: Weights) -> str | None:
     kind = _soft_text(gguf_file, "general.type")
     if kind == "adapter":
         return "this is an adapter (LoRA), not a model; give the model it belongs to"
@@ -231,7 +244,7 @@ def _reasons(matrices: list[WriteMatrix]) -> list[str]:
     return reasons
 
 
-def _quantization(gguf_file: GgufFile) -> dict[str, TypeShare]:
+def _quantization(gguf_file: Weights) -> dict[str, TypeShare]:
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for tensor in gguf_file.tensors.values():
@@ -240,14 +253,14 @@ def _quantization(gguf_file: GgufFile) -> dict[str, TypeShare]:
     return {kind: TypeShare(tensors=counts[kind], bytes=size) for kind, size in sizes.most_common()}
 
 
-def _vocabulary(gguf_file: GgufFile) -> int | None:
+def _vocabulary(gguf_file: Weights) -> int | None:
     tokens = gguf_file.metadata.get("tokenizer.ggml.tokens")
     if isinstance(tokens, MetadataArray):
         return len(tokens)
     return _soft_integer(gguf_file, f"{gguf_file.metadata.get('general.architecture')}.vocab_size")
 
 
-def _soft_text(gguf_file: GgufFile, key: str) -> str | None:
+def _soft_text(gguf_file: Weights, key: str) -> str | None:
     """A description that is nice to have: absent when it has another type."""
     try:
         text = gguf_file.text(key)
@@ -256,7 +269,7 @@ def _soft_text(gguf_file: GgufFile, key: str) -> str | None:
     return printable(text) if text is not None else None
 
 
-def _soft_integer(gguf_file: GgufFile, key: str) -> int | None:
+def _soft_integer(gguf_file: Weights, key: str) -> int | None:
     try:
         return gguf_file.integer(key)
     except RosiEdgeError:

@@ -1,7 +1,8 @@
-"""Writing a GGUF file anew with some tensors' bytes and some metadata changed, and nothing else.
+"""Writing a model anew with some tensors' bytes and some metadata changed, and nothing else.
 
 Everything that is not replaced is copied byte for byte: metadata as raw ranges (so that types and odd text
-survive), the tensor table as it stands, and the tensors' bytes in long runs.
+survive), the tensor table as it stands, and the tensors' bytes in long runs. A model in several parts
+becomes a model in as many parts.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import io
 import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,14 +20,35 @@ import numpy as np
 import numpy.typing as npt
 
 from rosi_edge.errors import ModelFileError, OutputError
-from rosi_edge.models.atomic import atomic_write, checked_target
-from rosi_edge.models.gguf_file import MAGIC, GgufFile, MetadataArray, align
+from rosi_edge.models.atomic import atomic_writes, checked_target
+from rosi_edge.models.gguf_file import MAGIC, PART_NAME, GgufFile, MetadataArray, align, part_name
+from rosi_edge.models.layout import runs, tensor_size, tensor_table
+from rosi_edge.models.seal import BLANK, SEAL_KEY, seal_of
 from rosi_edge.progress import SILENT, Advance, Progress
 
 TensorBytes = bytes | bytearray | memoryview | npt.NDArray[Any]
 
-NewValue = str | bool | int | float | Sequence[str] | Sequence[bool] | Sequence[int] | Sequence[float]
-"""What can be put into the metadata: a scalar, or a list of scalars of one kind."""
+NewValue = (
+    str
+    | bool
+    | int
+    | float
+    | Sequence[str]
+    | Sequence[bool]
+    | Sequence[int]
+    | Sequence[float]
+    | npt.NDArray[np.float32]
+)
+"""What can be put into the metadata: a scalar, a list of scalars of one kind, or a float32 vector."""
+
+
+@dataclass(frozen=True)
+class Retyped:
+    """A tensor's new bytes in another type than it has."""
+
+    type: gguf.GGMLQuantizationType
+    data: TensorBytes
+
 
 _COPY_STEP = 1 << 18
 _REPORT_STEP = 1 << 24
@@ -43,21 +66,28 @@ def rewrite(
     source: GgufFile,
     target: str | os.PathLike[str],
     *,
-    tensors: Mapping[str, Callable[[], TensorBytes]],
+    tensors: Mapping[str, Callable[[], TensorBytes | Retyped]],
     metadata: Mapping[str, NewValue],
+    later: Callable[[], Mapping[str, NewValue]] | None = None,
+    sealed: bool = False,
     progress: Progress = SILENT,
 ) -> Path:
     """Write ``source`` to ``target`` with some tensors and metadata replaced; whole or not at all.
 
     Args:
         source: stays as it is.
-        target: the new file; replaced when it exists.
-        tensors: for each tensor to replace, a function that makes its bytes, exactly as many as it has now.
-            They are called in file order, one at a time, so that only one result is in memory.
+        target: the new file; replaced when it exists. The parts of a split model get its name with their
+            numbers, unless it is named as a first part already.
+        tensors: for each tensor to replace, a function that makes its bytes, exactly as many as it has now,
+            or says that its type changes. They are called in file order, one at a time, so that only one
+            result is in memory.
         metadata: keys to set. Keys that exist are replaced in their place, new ones follow the others.
+        later: called once all tensors are made: the final values of some of ``metadata``, each as long in
+            bytes as the one it replaces.
+        sealed: also set the key that seals the header, see :mod:`rosi_edge.models.seal`.
 
     Returns:
-        The place of the new file, links followed.
+        The place of the new file, or of its first part, links followed.
 
     Raises:
         OutputError: the target is the source, or cannot be written.
@@ -66,30 +96,86 @@ def rewrite(
     """
     if unknown := sorted(set(tensors) - set(source.tensors)):
         raise ValueError(f"no such tensor: {', '.join(unknown)}")
-    place = checked_target(target)
-    refuse_same_file(source.path, place)
-    header = _header(source, metadata)
-    data_size = source.size - min(source.data_offset, source.size)
-    size = len(header) + data_size
+    places = output_places(source, target)
+    for place in places:
+        for part in source.parts:
+            refuse_same_file(part.path, place)
+    values = {**metadata, SEAL_KEY: BLANK} if sealed else dict(metadata)
+    lengths = [len(_header(part, values if part is source else {}, {})[0]) for part in source.parts]
+    size = sum(
+        length + part.size - part.data_offset for length, part in zip(lengths, source.parts, strict=True)
+    )
+    types: dict[str, gguf.GGMLQuantizationType] = {}
     with (
-        progress.stage(f"Writing {place.name}", size) as advance,
-        atomic_write(place, size=size) as stream,
+        progress.stage(f"Writing {places[0].name}", size) as advance,
+        atomic_writes(places, size=size) as streams,
     ):
-        stream.write(header)
-        advance(len(header))
-        position = source.data_offset
-        for tensor in sorted((source.tensors[name] for name in tensors), key=lambda tensor: tensor.offset):
-            _copy(source, stream, position, tensor.offset, advance)
-            content = np.frombuffer(tensors[tensor.name](), dtype=np.uint8)
-            if content.size != tensor.size:
-                raise ValueError(f"{tensor.name} has {tensor.size} bytes, its replacement {content.size}")
-            stream.write(content.data)
-            del content
-            advance(tensor.size)
-            position = tensor.end
-        _copy(source, stream, position, source.size, advance)
+        for part, stream, length in zip(source.parts, streams, lengths, strict=True):
+            stream.write(bytes(length))
+            advance(length)
+            types |= _write_tensors(part, stream, tensors, advance)
+        values |= later() if later is not None else {}
+        for part, stream, length in zip(source.parts, streams, lengths, strict=True):
+            header, seal_end = _header(part, values if part is source else {}, types)
+            if len(header) != length:
+                raise ValueError("the final metadata is not as long as what stood for it")
+            if sealed and part is source:
+                seal = seal_of(header, seal_end)
+                header = header[: seal_end - len(seal)] + seal + header[seal_end:]
+            stream.seek(0)
+            stream.write(header)
         source.check_unchanged()
-    return place
+    return places[0]
+
+
+def output_places(source: GgufFile, target: str | os.PathLike[str]) -> list[Path]:
+    """The files that ``rewrite`` writes, links followed.
+
+    Raises:
+        OutputError: a folder is missing or not writable, or a place is taken by something else than a file.
+    """
+    count = len(source.parts)
+    if count == 1:
+        return [checked_target(target)]
+    path = Path(target)
+    found = PART_NAME.fullmatch(path.name)
+    if found is not None and int(found["count"]) != count:
+        raise OutputError(
+            f"{path.name} is named as one of {int(found['count'])} parts, but the model has {count}",
+            "Give a name without part numbers",
+        )
+    stem = found["stem"] if found is not None else path.name.removesuffix(".gguf")
+    return [checked_target(path.with_name(part_name(stem, index, count))) for index in range(count)]
+
+
+def _write_tensors(
+    source: GgufFile,
+    stream: BinaryIO,
+    tensors: Mapping[str, Callable[[], TensorBytes | Retyped]],
+    advance: Advance,
+) -> dict[str, gguf.GGMLQuantizationType]:
+    """Append what follows a file's header; returns the types that changed."""
+    types: dict[str, gguf.GGMLQuantizationType] = {}
+    for run in runs(source, tensors.keys()):
+        if run.tensor is None:
+            _copy(source, stream, run.start, run.end, advance)
+            continue
+        tensor = run.tensor
+        made = tensors[tensor.name]()
+        if isinstance(made, Retyped) and made.type != tensor.type:
+            types[tensor.name] = made.type
+        content = np.frombuffer(made.data if isinstance(made, Retyped) else made, dtype=np.uint8)
+        expected = tensor_size(tensor.shape, types.get(tensor.name, tensor.type))
+        if content.size != expected:
+            raise ValueError(f"{tensor.name} has {expected} bytes, its replacement {content.size}")
+        stream.write(content.data)
+        del content, made
+        advance(tensor.size)
+        if tensor.name in types:
+            stream.write(bytes(align(expected, source.alignment) - expected))
+        else:
+            _copy(source, stream, tensor.end, run.end, advance)
+    return types
 
 
 def refuse_same_file(source: Path, target: Path) -> None:
@@ -101,20 +187,26 @@ def refuse_same_file(source: Path, target: Path) -> None:
         )
 
 
-def _header(source: GgufFile, metadata: Mapping[str, NewValue]) -> bytes:
-    """Everything before the tensors' bytes, padded to the alignment."""
+def _header(
+    source: GgufFile, metadata: Mapping[str, NewValue], types: Mapping[str, gguf.GGMLQuantizationType]
+) -> tuple[bytes, int]:
+    """Everything before the tensors' bytes, padded to the alignment, and where the seal's value ends."""
     if fixed := sorted(_FIXED_KEYS & set(metadata)):
         raise ValueError(f"these keys describe the file itself and stay: {', '.join(fixed)}")
-    parts = []
-    for field in source.fields.values():
-        if field.key in metadata:
-            parts.append(encode_field(field.key, metadata[field.key]))
+    start = struct.pack(
+        "<4sIQQ", MAGIC, source.version, len(source.own_tensors), len({*source.fields, *metadata})
+    )
+    parts, length, seal_end = [start], len(start), 0
+    for key in (*source.fields, *(key for key in metadata if key not in source.fields)):
+        if key in metadata:
+            parts.append(encode_field(key, metadata[key]))
         else:
-            parts.append(source.raw(field.start, field.end))
-    parts += [encode_field(key, value) for key, value in metadata.items() if key not in source.fields]
-    start = struct.pack("<4sIQQ", MAGIC, source.version, len(source.tensors), len(parts))
-    header = b"".join([start, *parts, source.raw(*source.tensor_table)])
-    return header.ljust(align(len(header), source.alignment), b"\0")
+            parts.append(source.raw(source.fields[key].start, source.fields[key].end))
+        length += len(parts[-1])
+        if key == SEAL_KEY:
+            seal_end = length
+    header = b"".join([*parts, tensor_table(source, types)])
+    return header.ljust(align(len(header), source.alignment), b"\0"), seal_end
 
 
 def encode_field(key: str, value: NewValue | MetadataArray) -> bytes:
@@ -123,6 +215,11 @@ def encode_field(key: str, value: NewValue | MetadataArray) -> bytes:
     Raises:
         ValueError: a value (or a mix of values) that GGUF has no type for, or an empty list.
     """
+    if isinstance(value, np.ndarray):
+        if value.dtype != np.float32 or value.ndim != 1:
+            raise ValueError(f"GGUF metadata cannot hold an array of {value.dtype} {value.shape}")
+        start = struct.pack("<IIQ", gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.FLOAT32, len(value))
+        return _string(key) + start + value.astype("<f4").tobytes()
     if isinstance(value, (str, bool, int, float)):
         kind = _type_of([value])
         return _string(key) + struct.pack("<I", kind) + _scalar(kind, value)

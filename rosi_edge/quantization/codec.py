@@ -8,14 +8,14 @@ import numpy.typing as npt
 from gguf.quants import dequantize as gguf_dequantize
 
 from rosi_edge.errors import UnsupportedModelError
-from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.weights import Weights
 from rosi_edge.runtime import llama_abi
 
 Float32 = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 
 
-def dequantize(file: GgufFile, name: str) -> Float32:
+def dequantize(file: Weights, name: str) -> Float32:
     """The matrix ``name`` of a file as float32, in its shape (rows, columns).
 
     Raises:
@@ -38,16 +38,34 @@ def dequantize_bytes(data: Bytes, shape: tuple[int, ...], kind: gguf.GGMLQuantiz
     return np.ascontiguousarray(values, dtype=np.float32).reshape(shape)
 
 
-def quantize(values: Float32, kind: gguf.GGMLQuantizationType) -> Bytes:
-    """ggml's own quantizer; returns the flat bytes.
+def dequantize_rows(data: Bytes, columns: int, kind: gguf.GGMLQuantizationType) -> Float32:
+    """Rows of blocks, (rows, bytes a row), as (rows, columns), by ggml itself: the fastest way.
+
+    It may differ from gguf-py's in the last bit, where the compiler drew a product and a sum together.
 
     Raises:
-        UnsupportedModelError: the type needs an importance matrix.
+        UnsupportedModelError: there is no dequantizer for the type.
+    """
+    weights = llama_abi.dequantize(data, int(kind), columns)
+    return dequantize_bytes(data, (len(data), columns), kind) if weights is None else weights
+
+
+def quantize(values: Float32, kind: gguf.GGMLQuantizationType, importance: Float32 | None = None) -> Bytes:
+    """ggml's own quantizer; returns the flat bytes.
+
+    Args:
+        values: (rows, columns).
+        importance: (columns,), how much each column's error counts (an importance matrix).
+
+    Raises:
+        UnsupportedModelError: the type needs an importance matrix, and there is none.
     """
     if kind == gguf.GGMLQuantizationType.F32:
         return np.ascontiguousarray(values, dtype=np.float32).view(np.uint8).reshape(-1)
     if kind == gguf.GGMLQuantizationType.F16:
         return values.astype(np.float16).view(np.uint8).reshape(-1)
-    if llama_abi.requires_importance_matrix(int(kind)):
-        raise UnsupportedModelError(f"tensors of type {kind.name} cannot be quantized again")
-    return llama_abi.quantize(values, int(kind)).reshape(-1)
+    if importance is None and llama_abi.requires_importance_matrix(int(kind)):
+        raise UnsupportedModelError(
+            f"tensors of type {kind.name} cannot be quantized again without an importance matrix"
+        )
+    return llama_abi.quantize(values, int(kind), importance).reshape(-1)

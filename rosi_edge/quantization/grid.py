@@ -10,7 +10,7 @@ from rosi_edge.errors import UnsupportedModelError
 from rosi_edge.quantization.grids import floats, k_quants, legacy, tables, ternary
 from rosi_edge.quantization.grids.base import BlockGrid, Grid, Values
 
-__all__ = ["BlockGrid", "Grid", "Values", "grid_of", "promotion_for", "supported_grids"]
+__all__ = ["BlockGrid", "Grid", "Values", "grid_of", "larger_types", "promotion_for", "supported_grids"]
 
 _Kind = gguf.GGMLQuantizationType
 
@@ -91,11 +91,26 @@ def promotion_for(kind: gguf.GGMLQuantizationType, columns: int | None = None) -
     Raises:
         UnsupportedModelError: there is none.
     """
-    size = _bits(kind)
-    for larger in _LADDER:
-        if _bits(larger) > size and (columns is None or columns % gguf.GGML_QUANT_SIZES[larger][0] == 0):
-            return larger
-    raise UnsupportedModelError(f"there is no larger type than {kind.name} to store a tensor in")
+    larger = larger_types(kind, columns)
+    if not larger:
+        raise UnsupportedModelError(f"there is no larger type than {kind.name} to store a tensor in")
+    return larger[0]
+
+
+def larger_types(
+    kind: gguf.GGMLQuantizationType, columns: int | None = None
+) -> list[gguf.GGMLQuantizationType]:
+    """Types with a grid and more bits a weight than ``kind``, the smallest first.
+
+    Args:
+        columns: of the tensor, to pass over types whose blocks do not divide it; None for no such tensor.
+    """
+    return [
+        larger
+        for larger in _LADDER
+        if _bits(larger) > _bits(kind)
+        and (columns is None or columns % gguf.GGML_QUANT_SIZES[larger][0] == 0)
+    ]
 
 
 def _bits(kind: gguf.GGMLQuantizationType) -> float:

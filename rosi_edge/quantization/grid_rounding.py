@@ -10,6 +10,7 @@ towards the least ``tr (Q − W − D) H (Q − W − D)ᵀ``.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.quantization.grid import Values, grid_of
 from rosi_edge.quantization.grids.floats import FloatGrid
 
@@ -25,7 +27,7 @@ Bytes = npt.NDArray[np.uint8]
 Codes = npt.NDArray[np.signedinteger[Any]]
 Float32 = npt.NDArray[np.float32]
 
-_SHRINKAGE = 0.01
+_SHRINKAGE = 0.05
 """Share of each column's energy added to the diagonal of H: captured inputs cannot speak for all others."""
 
 _PUSH_WEIGHT = 30.0
@@ -36,6 +38,10 @@ _PUSH_TOLERANCE = 0.003
 _CANDIDATES = 256
 """Columns considered for completing the push: those with the most push for their energy."""
 _COMPLETIONS = 64
+
+REACH = 2.0
+"""No weight is put further from its wanted value than so many steps, unless its code is at the end of the
+range: a share of others' errors is all it makes good. Whoever checks a file can rely on it."""
 
 _LARGEST_GROUP = 32
 _GROUPS = 128
@@ -126,8 +132,7 @@ def plan_rounding(factor: InputFactor, push: Float32 | None = None) -> Plan:
     """
     directions = factor.directions
     energy = np.einsum("kc,kc->c", directions, directions) + factor.remainder
-    diagonal = factor.remainder + np.float32(_SHRINKAGE) * energy
-    diagonal = diagonal + max(1e-6 * float(energy.mean()), 1e-30)
+    diagonal = _diagonal(factor)
     if push is not None:
         directions = np.concatenate([directions, _push_direction(factor, push)[None]])
     order = np.argsort(-energy, kind="stable")
@@ -150,16 +155,34 @@ def plan_rounding(factor: InputFactor, push: Float32 | None = None) -> Plan:
     return Plan(order, groups, vectors, gains, diagonal[order].astype(np.float32), push)
 
 
+def _diagonal(factor: InputFactor) -> Float32:
+    """What H has on its diagonal besides the directions, (columns,)."""
+    energy = np.einsum("kc,kc->c", factor.directions, factor.directions) + factor.remainder
+    diagonal = factor.remainder + np.float32(_SHRINKAGE) * energy
+    return np.asarray(diagonal + max(1e-6 * float(energy.mean()), 1e-30), dtype=np.float32)
+
+
 def _push_direction(factor: InputFactor, push: Float32) -> Float32:
-    """VᵀV a, scaled so that missing a share ε of the push weighs ``_PUSH_WEIGHT² ε² |V a|²``."""
-    seen = factor.directions.T @ (factor.directions @ push)
+    """H a, scaled so that missing a share ε of the push weighs ``_PUSH_WEIGHT² ε² aᵀ H a``.
+
+    With the diagonal that stands for inputs not captured: leaning on the captured ones alone would choose
+    the columns that happen to answer them, and deliver less on all others.
+    """
+    seen = factor.directions.T @ (factor.directions @ push) + _diagonal(factor) * push
     size = float(push @ seen)
     if size <= 0:
         return np.zeros_like(push)
     return np.asarray(_PUSH_WEIGHT / np.sqrt(size) * seen, dtype=np.float32)
 
 
-def round_codes(codes: Codes, step: Float32, values: Values, change: Float32, plan: Plan) -> Codes:
+def round_codes(
+    codes: Codes,
+    step: Float32,
+    values: Values,
+    change: Float32,
+    plan: Plan,
+    output: Float32 | None = None,
+) -> Codes:
     """New codes whose weights answer real inputs as the changed weights would.
 
     Weights are ``offset + step · value(code)``; offsets play no part. Codes whose step is zero or no number
@@ -171,6 +194,8 @@ def round_codes(codes: Codes, step: Float32, values: Values, change: Float32, pl
         values: the codes there are and the numbers they stand for.
         change: (rows, columns), what should be added to the weights.
         plan: of the inputs.
+        output: (rows,), what the change should add for each unit of the push, where the change holds more
+            than that; None for a change of rank one.
 
     Returns:
         (rows, columns), of the type of ``codes``.
@@ -182,18 +207,22 @@ def round_codes(codes: Codes, step: Float32, values: Values, change: Float32, pl
     wanted = np.ascontiguousarray(change.T, dtype=np.float32)
     new = np.array(codes.T, order="C")  # a copy even of a single row
     error = np.zeros((plan.directions.shape[1], rows), dtype=np.float32)
+    slack = np.float32((REACH - 0.5) * values.gap)
     for start, end in plan.groups:
         group = plan.order[start:end]
         short = wanted[group]
         moves = plan.gains[start:end] @ error
-        moves += short
         moves *= inverses[block[group]]
+        np.clip(moves, -slack, slack, out=moves)
+        moves += short * inverses[block[group]]
         new[group], moves = _nearest(new[group], moves, values)
         moves *= steps[block[group]]
         short -= moves
         error += plan.directions[start:end].T @ short
     if plan.push is not None:
-        _complete_push(new, error, codes, steps, block, values, wanted, plan)
+        if output is None:
+            output = plan.push @ wanted
+        _complete_push(new, error, codes, steps, block, values, wanted, plan, output)
     return np.ascontiguousarray(new.T)
 
 
@@ -206,17 +235,17 @@ def _complete_push(
     values: Values,
     wanted: Float32,
     plan: Plan,
+    output: Float32,
 ) -> None:
     """Move single codes, in place, until the push along the change's output is whole.
 
     Where steps are coarse, rows too weak to be worth a step each fall short, and all in the same sense.
     The codes moved are those that cost the least error elsewhere for the push they bring; ``new``, ``wanted``
-    and ``error`` are (columns, rows), (columns, rows) and (K, rows).
+    and ``error`` are (columns, rows), (columns, rows) and (K, rows), ``output`` is (rows,).
     """
     assert plan.push is not None
     push_direction = plan.directions[:, -1]
-    output = plan.push @ wanted  # (rows,), along which the push is summed
-    whole = float((push_direction @ wanted[plan.order]) @ output)
+    whole = float((push_direction @ plan.push[plan.order]) * (output @ output))
     if whole <= 0:
         return
     energy = np.einsum("ck,ck->c", plan.directions[:, :-1], plan.directions[:, :-1]) + plan.diagonal
@@ -238,8 +267,10 @@ def _complete_push(
         short = wanted[columns] - scale * (values.of(present) - values.of(codes.T[columns]))
         cost = np.square(move) * energy - 2 * move * (directions[:, :-1] @ error[:-1] + diagonal * short)
         # A step that brings more than is missing would only turn the error around.
+        allowed = (gain > 0) & (gain < 1.5 * abs(missing))
+        allowed &= np.abs(short - move) <= np.float32(REACH * values.gap) * np.abs(scale)
         ratio = np.full(gain.shape, np.inf, dtype=np.float32)
-        np.divide(cost, gain, out=ratio, where=(gain > 0) & (gain < 1.5 * abs(missing)))
+        np.divide(cost, gain, out=ratio, where=allowed)
         choice = np.argmin(ratio, axis=0)
         order = np.argsort(ratio[choice, rows], kind="stable")
         order = order[np.isfinite(ratio[choice, rows][order])]
@@ -285,13 +316,21 @@ class GridRounding:
     """
 
     name = "grid"
+    aims = True
 
     def __init__(self, factors: Mapping[str, InputFactor]) -> None:
         self._factors = factors
-        self._last: tuple[str, Float32, Plan] | None = None
+        # A thread rounds one tensor after the other.
+        self._kept = threading.local()
 
     def round(
-        self, tensor: str, kind: gguf.GGMLQuantizationType, data: Bytes, weights: Float32, change: Float32
+        self,
+        tensor: str,
+        kind: gguf.GGMLQuantizationType,
+        data: Bytes,
+        weights: Float32,
+        change: Float32,
+        edit: RankOneEdit | None = None,
     ) -> Bytes:
         """See ``Rounding.round``.
 
@@ -305,17 +344,24 @@ class GridRounding:
         if not np.any(change):
             return data.copy()
         grid = blocks.read(data, change.shape[1])
-        plan = self._plan(tensor, _push_of(change))
-        return blocks.write(data, round_codes(grid.codes, grid.step, grid.values, change, plan))
+        output = None
+        if edit is None or not edit.input.any():
+            push = _push_of(change)
+        else:
+            length = np.linalg.norm(edit.input)
+            push, output = edit.input / length, edit.output * length
+        plan = self._plan(tensor, push)
+        return blocks.write(data, round_codes(grid.codes, grid.step, grid.values, change, plan, output))
 
     def _plan(self, tensor: str, push: Float32) -> Plan:
         # The rows of a tensor come in several parts, all pushed along the same vector: one plan serves them.
-        if self._last is not None:
-            name, vector, plan = self._last
+        last: tuple[str, Float32, Plan] | None = getattr(self._kept, "last", None)
+        if last is not None:
+            name, vector, plan = last
             if name == tensor and abs(float(vector @ push)) > 1 - 1e-5:
                 return plan
         plan = plan_rounding(self._factors[tensor], push)
-        self._last = (tensor, push, plan)
+        self._kept.last = (tensor, push, plan)
         return plan
 
 

@@ -12,6 +12,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.quantization.codec import quantize
 
 Float32 = npt.NDArray[np.float32]
@@ -24,16 +25,29 @@ class Rounding(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def aims(self) -> bool:
+        """Whether it chooses by real inputs, so that asking for a little more brings a little more."""
+        ...
+
     def round(
-        self, tensor: str, kind: gguf.GGMLQuantizationType, data: Bytes, weights: Float32, change: Float32
+        self,
+        tensor: str,
+        kind: gguf.GGMLQuantizationType,
+        data: Bytes,
+        weights: Float32,
+        change: Float32,
+        edit: RankOneEdit | None = None,
     ) -> Bytes:
         """New bytes for some rows of a tensor.
 
         Args:
-            tensor: its name, for roundings that hold inputs by tensor.
+            tensor: its name (``RankOneEdit.matrix``), for roundings that hold inputs by tensor.
             data: the rows' bytes as they are now, (rows, bytes a row).
             weights: the same dequantized, (rows, columns).
             change: what should be added, (rows, columns).
+            edit: the edit of these rows that the change is made of, where it holds more than that; None
+                for a change that is the edit itself.
 
         Returns:
             (rows, bytes a row).
@@ -45,8 +59,15 @@ class Requantize:
     """Dequantize, add, quantize again with ggml's quantizer: scales move too, and small changes drown."""
 
     name = "requantize"
+    aims = False
 
     def round(
-        self, tensor: str, kind: gguf.GGMLQuantizationType, data: Bytes, weights: Float32, change: Float32
+        self,
+        tensor: str,
+        kind: gguf.GGMLQuantizationType,
+        data: Bytes,
+        weights: Float32,
+        change: Float32,
+        edit: RankOneEdit | None = None,
     ) -> Bytes:
         return quantize(weights + change, kind).reshape(data.shape)

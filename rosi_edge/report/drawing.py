@@ -19,10 +19,12 @@ from matplotlib.text import Annotation, Text
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 
+from rosi_edge.evaluation.statistics import Estimate
 from rosi_edge.models.gguf_file import printable
+from rosi_edge.report.facts import ModelFacts
 
 BLUE, SKY_BLUE, VERMILLION, GREEN = "#0072B2", "#56B4E9", "#D55E00", "#009E73"
-INK, GREY, PALE_GREY, PALE_BLUE = "#222222", "#8A8A8A", "#C9C9C9", "#D6ECF9"
+INK, GREY, PALE_GREY = "#222222", "#8A8A8A", "#C9C9C9"
 
 WIDTH_INCHES = 8.0
 DOTS_PER_INCH = 160
@@ -90,9 +92,21 @@ def caption(figure: Figure, text: str) -> None:
     figure.supxlabel(shown, fontsize=9, color="#666666", x=0.99, ha="right", parse_math=False)
 
 
+def sign(figure: Figure, model: ModelFacts, remark: str = "") -> None:
+    """Which model the picture is about, in small print."""
+    mix = f", {model.file_type}" if model.file_type else ""
+    caption(figure, f"{(model.name or model.file_name)[:60]}{mix}" + (f"; {remark}" if remark else ""))
+
+
+def reach(estimates: Sequence[Estimate]) -> tuple[list[float], list[float]]:
+    """How far the intervals reach below and above the figures, as ``errorbar`` wants it."""
+    return [e.value - e.low for e in estimates], [e.high - e.value for e in estimates]
+
+
 def title_with_legend(axes: Axes, title: str, columns: int) -> None:
-    """The legend in a line of its own between the title and the data, where it hides nothing."""
-    axes.set_title(title, pad=31)
+    """The legend in lines of its own between the title and the data, where it hides nothing."""
+    entries = len(axes.get_legend_handles_labels()[0])
+    axes.set_title(title, pad=13 + 18 * max(1, -(-entries // columns)))
     axes.legend(
         loc="lower left",
         bbox_to_anchor=(0.0, 1.005),

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 
 from rosi_edge.report import numbers
+from rosi_edge.report.arrival import delivered_summary, every_tensor, rounding_cost
 from rosi_edge.report.escape import code, code_block, paragraph, plain, table
-from rosi_edge.report.figures import Figures
-from rosi_edge.report.schema import EditedTensor, FrontierPoint, HardeningReport, Status
-
-WORST_TENSORS = 10
+from rosi_edge.report.experiments import (
+    jailbreak_stress_test,
+    layer_sweep,
+    strength_calibration,
+    why_this_layer,
+)
+from rosi_edge.report.layers import direction_taken
+from rosi_edge.report.schema import HardeningReport, Method, Status
 
 _HEADLINES: dict[Status, str] = {
     "hardened": "Hardened: it refuses more harmful requests than before and still answers harmless ones.",
@@ -28,9 +32,21 @@ _RATES = (
 
 _CAPTIONS = {
     "before_after": "Refusal, compliance and broken text before and after, with 95 % intervals",
-    "frontier": "Refusal of harmful requests against compliance with harmless ones, for each strength tried",
     "separation_by_layer": "How well each layer's direction tells harmful from harmless requests",
+    "layer_sweep": "What injecting each direction does to refusal, and what it costs",
+    "strength_calibration": "Refusal of harmful and compliance with harmless requests against strength",
+    "frontier": "Refusal of harmful requests against compliance with harmless ones, for each setting tried",
+    "jailbreak_stress": "Share of attacks that come through, before and after",
     "delivered_by_tensor": "Share of the wanted change that each matrix received, by block",
+}
+
+_METHODS: dict[Method, str] = {
+    "rosi": "rosi (paper, eq. 6)",
+    "conditional": "conditional (the paper's direction; the input side of each edit is fitted)",
+}
+_ROUNDINGS = {
+    "grid": "grid (every block keeps its scales, codes are moved)",
+    "requantize": "requantize (every block is quantized anew)",
 }
 
 
@@ -45,20 +61,33 @@ def model_card(report: HardeningReport, pictures: Sequence[str] = ()) -> str:
     parts = [
         _title(report),
         _verdict(report),
+        *([] if not report.findings else ["## What was noticed", _findings(report)]),
         "## What was done",
         _what_was_done(report),
         "## Before and after",
         _before_after(report),
         shown.get("before_after", ""),
-        "## The search",
-        _search(report),
-        shown.get("frontier", ""),
+        "## Why this layer",
+        why_this_layer(report),
         shown.get("separation_by_layer", ""),
+        "## The paper's three experiments",
+        "### Layer sweep",
+        layer_sweep(report),
+        shown.get("layer_sweep", ""),
+        "### Strength calibration",
+        strength_calibration(report),
+        shown.get("strength_calibration", ""),
+        shown.get("frontier", ""),
+        "### Jailbreak stress test",
+        jailbreak_stress_test(report),
+        shown.get("jailbreak_stress", ""),
         "## What reached the weights",
-        _delivered(report),
+        rounding_cost(report),
+        delivered_summary(report),
         shown.get("delivered_by_tensor", ""),
         "## How it was made",
         _making(report),
+        *([] if not report.injection.tensors else ["## Every edited matrix", every_tensor(report)]),
         "## Limits",
         _limits(report),
         "## Do it again",
@@ -90,33 +119,59 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
+def _findings(report: HardeningReport) -> str:
+    return "\n".join(f"- {paragraph(_sentence(finding))}" for finding in report.findings)
+
+
 def _what_was_done(report: HardeningReport) -> str:
     direction, injection = report.direction, report.injection
-    elicited = ", taken while a temporary safety system prompt was in place" if direction.elicitation else ""
-    measured = (
-        f"In the residual stream after block {direction.layer} of {code(report.model.file_name)}, the mean "
-        f"difference between {direction.harmful_prompts} harmful and {direction.harmless_prompts} harmless "
-        f"requests gave a safety direction{elicited}."
-    )
-    paper = "rank-one safety injection (ROSI, [arXiv 2508.20766](https://arxiv.org/abs/2508.20766))"
-    if injection.tensors:
-        applied = (
-            f"By {paper} that direction was then added, at strength {numbers.strength(injection.strength)}, "
-            f"to what the {len(injection.tensors)} matrices that write to the residual stream put out; "
-            "nothing was trained, and nothing extra runs with the model."
+    taken = direction_taken(report)
+    if taken is None or taken == f"layer {direction.layer}":
+        elicited = (
+            ", taken while a temporary safety system prompt was in place" if direction.elicitation else ""
+        )
+        source = (
+            f"In the residual stream after block {direction.layer} of {code(report.model.file_name)}, the "
+            f"mean difference between {direction.harmful_prompts} harmful and {direction.harmless_prompts} "
+            f"harmless requests gave a safety direction{elicited}."
         )
     else:
-        applied = (
+        source = (
+            f"The safety direction ({plain(taken, 60)}) is one that the weights of "
+            f"{code(report.model.file_name)} avoid around block {direction.layer}: what an ablated model "
+            "cannot write cannot be measured in its activations."
+        )
+    return f"{source} {_applied(report)} {_input_side(injection.method)}"
+
+
+def _applied(report: HardeningReport) -> str:
+    injection = report.injection
+    paper = "rank-one safety injection (ROSI, [arXiv 2508.20766](https://arxiv.org/abs/2508.20766))"
+    if not injection.tensors:
+        return (
             f"Adding it by {paper} to the matrices that write to the residual stream was then tried with "
             "adapters, and no weight was changed."
         )
-    return f"{measured} {applied}"
+    return (
+        f"By {paper} that direction was then added, at strength {numbers.strength(injection.strength)}, "
+        f"to what the {len(injection.tensors)} matrices that were edited write to the residual stream; "
+        "nothing was trained, and nothing extra runs with the model."
+    )
+
+
+def _input_side(method: Method) -> str:
+    if method == "rosi":
+        return "The input side of each edit is the mean row of its matrix, as in the paper."
+    return (
+        "The input side of each edit is not the paper's mean row: it was fitted on real inputs of that very "
+        "matrix to answer to harmful requests and to stay silent on harmless ones (as in ROME, "
+        "[arXiv 2202.05262](https://arxiv.org/abs/2202.05262), and conditional steering, "
+        "[arXiv 2409.05907](https://arxiv.org/abs/2409.05907))."
+    )
 
 
 def _before_after(report: HardeningReport) -> str:
-    columns: list[tuple[str, Figures | None]] = [("Before", report.before), ("After", report.after)]
-    if report.adapter_after is not None:
-        columns.append(("Exact edit, before rounding", report.adapter_after))
+    columns = [("Before", report.before), ("After", report.after)]
     rows = []
     for key, label in _RATES:
         change = getattr(report.changes, key) if report.changes else None
@@ -144,72 +199,6 @@ def _before_after(report: HardeningReport) -> str:
     return f"{table(head, rows)}\n\n{note}"
 
 
-def _search(report: HardeningReport) -> str:
-    if not report.frontier:
-        return "No strength was tried."
-    limit = report.injection.min_compliance
-    heard = any(point.sounds_harmful_compliance is not None for point in report.frontier)
-    head = ["Layer", "Strength", "Refuses harmful", "Answers harmless"]
-    head += ["Answers harmless that sounds harmful"] if heard else []
-    head += ["Broken text", "KL, first token, nats", ""]
-    points = sorted(report.frontier, key=lambda point: (point.layer, point.strength))
-    rows = [_frontier_row(point, limit, heard) for point in points]
-    intro = (
-        "Each row was measured on prompts that only served to choose, with an exact adapter instead of a new "
-        f"file. Settings that answered fewer than {numbers.percent(limit)} of the harmless requests were out."
-    )
-    return f"{intro}\n\n{table(head, rows, 'rr')}"
-
-
-def _frontier_row(point: FrontierPoint, limit: float, heard: bool) -> list[str]:
-    row = [
-        str(point.layer),
-        numbers.strength(point.strength),
-        numbers.rate(point.harmful_refusal),
-        numbers.rate(point.benign_compliance),
-    ]
-    row += [numbers.rate(point.sounds_harmful_compliance)] if heard else []
-    row += [numbers.rate(point.degenerate), numbers.nats(point.kl) if point.kl else ""]
-    if point.strength == 0:
-        remark = "original"
-    elif not point.answers_enough(limit):
-        remark = "answers too few"
-    else:
-        remark = ""
-    row.append(", ".join(filter(None, ["**chosen**" if point.chosen else "", remark])))
-    return row
-
-
-def _delivered(report: HardeningReport) -> str:
-    tensors, overall = report.injection.tensors, report.injection.delivered
-    if not tensors or overall is None:
-        return "No file was written, so nothing was rounded."
-    shares = [tensor.delivered for tensor in tensors]
-    worst = sorted(tensors, key=_missing, reverse=True)[:WORST_TENSORS]
-    intro = (
-        "A changed weight has to be rounded to the file's own number format, and a change smaller than a "
-        f"rounding step can get lost. Of the wanted change {numbers.percent(overall)} arrived on average "
-        f"over the {len(tensors)} matrices; the share is between {numbers.percent(min(shares))} and "
-        f"{numbers.percent(max(shares))}, in the median {numbers.percent(median(shares))}."
-    )
-    heading = "The matrix" if len(worst) == 1 else f"The {len(worst)} matrices furthest from 100 %"
-    rows = [
-        [
-            code(tensor.name, in_table=True),
-            plain(tensor.type),
-            numbers.percent(tensor.delivered),
-            f"{tensor.noise:.2f}",
-        ]
-        for tensor in worst
-    ]
-    head = ["Matrix", "Type", "Arrived", "Error, in parts of the wanted change"]
-    return f"{intro}\n\n{heading}:\n\n{table(head, rows, 'llrr')}"
-
-
-def _missing(tensor: EditedTensor) -> float:
-    return abs(tensor.delivered - 1.0)
-
-
 def _making(report: HardeningReport) -> str:
     model, direction = report.model, report.direction
     mix = ", ".join(f"{plain(kind)}: {share.tensors} tensors" for kind, share in model.tensor_types.items())
@@ -220,8 +209,11 @@ def _making(report: HardeningReport) -> str:
         ["Quantization", f"{plain(model.file_type or 'unnamed mix', 80)} ({mix})"],
         ["Layer of the direction", f"{direction.layer} of 0 to {max(s.layer for s in direction.separation)}"],
         ["Strength", numbers.strength(report.injection.strength)],
-        ["Method", f"{report.injection.method} (paper, eq. 6)"],
+        ["Method", _METHODS[report.injection.method]],
+        ["Rounding", _ROUNDINGS.get(report.injection.rounding, plain(report.injection.rounding, 80))],
     ]
+    if report.injection.setting:
+        rows.append(["Setting", plain(report.injection.setting, 200)])
     if report.output:
         written = report.output
         rows += [
@@ -261,6 +253,9 @@ def _limits(report: HardeningReport) -> str:
     judge = report.evaluation.judge
     reads = " It goes by phrases, not by meaning, and errs at times." if judge == "keyword" else ""
     asked = ", ".join(counts) or "no"
+    attacks = "attempts to talk the model out of it"
+    if report.stress:
+        attacks = f"other {attacks} than the {len(report.stress.attacks)} tried"
     limits = (
         "It resists prompts. Whoever holds the weights can undo it, by the same arithmetic or by training.",
         (
@@ -269,7 +264,7 @@ def _limits(report: HardeningReport) -> str:
         ),
         (
             "The intervals cover the choice of prompts, not other kinds of prompts, other languages, long "
-            "conversations or attempts to talk the model out of it. Those were not measured here."
+            f"conversations or {attacks}. Those were not measured here."
         ),
         (
             "A refusal rate is no guarantee: some harmful requests are still answered, and some harmless "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,7 +21,6 @@ from rosi_edge.report.drawing import (
     GREEN,
     GREY,
     INK,
-    PALE_BLUE,
     PALE_GREY,
     SKY_BLUE,
     VERMILLION,
@@ -30,11 +30,18 @@ from rosi_edge.report.drawing import (
     percent_axis,
     place_labels,
     png,
+    sign,
     title_with_legend,
 )
 from rosi_edge.report.evaluation import EvaluationReport, SuiteFigure
+from rosi_edge.report.experiment_pictures import (
+    jailbreak_stress,
+    layer_sweep,
+    separation_by_layer,
+    strength_calibration,
+)
 from rosi_edge.report.figures import Figures
-from rosi_edge.report.schema import FrontierPoint, HardeningReport
+from rosi_edge.report.schema import EditedTensor, FrontierPoint, HardeningReport
 
 _KINDS: dict[Kind, tuple[str, str, str, float]] = {
     # marker, colour, words, and how far beside the block's number it is drawn
@@ -44,6 +51,15 @@ _KINDS: dict[Kind, tuple[str, str, str, float]] = {
     "embedding": ("D", INK, "per-layer embedding", 0.0),
 }
 
+_RING: dict[str, Any] = {
+    "linestyle": "none",
+    "marker": "o",
+    "markersize": 13,
+    "markerfacecolor": "none",
+    "markeredgecolor": INK,
+}
+_CROSS: dict[str, Any] = {"linestyle": "none", "marker": "x", "markersize": 5, "color": GREY}
+
 _BARS = (
     ("harmful_refusal_rate", "refuses harmful", "higher is better"),
     ("benign_compliance_rate", "answers harmless", "higher is better"),
@@ -52,73 +68,9 @@ _BARS = (
 )
 
 
-def separation_by_layer(report: HardeningReport) -> Figure:
-    """d′ of every layer's direction with the chosen one marked, and the layer sweep, if there was one."""
-    direction = report.direction
-    rows = 2 if direction.sweep else 1
-    figure = new_figure(6.4 if direction.sweep else 3.9)
-    panels = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
-    top: Axes = panels[0]
-    entries = sorted(direction.separation, key=lambda entry: entry.layer)
-    top.plot([e.layer for e in entries], [e.d_prime for e in entries], "-o", color=BLUE, markersize=4.5)
-    chosen = next(entry for entry in entries if entry.layer == direction.layer)
-    top.plot([chosen.layer], [chosen.d_prime], "*", color=VERMILLION, markersize=19, markeredgecolor="white")
-    right = chosen.layer > (entries[0].layer + entries[-1].layer) / 2
-    top.annotate(
-        f"taken: layer {chosen.layer}",
-        (chosen.layer, 0.06),
-        xycoords=("data", "axes fraction"),
-        xytext=(-6 if right else 6, 0),
-        textcoords="offset points",
-        ha="right" if right else "left",
-        color=VERMILLION,
-        weight="bold",
-    )
-    top.set_ylim(bottom=min(0.0, min(e.d_prime for e in entries)))
-    top.margins(y=0.12)
-    top.set_title("How well each layer tells harmful from harmless")
-    top.set_ylabel("separation d′")
-    if direction.sweep:
-        _sweep(panels[1], report)
-    for panel in panels:
-        panel.axvline(direction.layer, color=VERMILLION, linestyle=":", linewidth=1.4, zorder=1.5)
-    panels[-1].set_xlabel("layer (block after which the direction was taken)")
-    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=14))
-    panels[-1].set_xlim(entries[0].layer - 0.8, entries[-1].layer + 0.8)
-    _sign(figure, report)
-    return figure
-
-
-def _sweep(axes: Axes, report: HardeningReport) -> None:
-    points = sorted(report.direction.sweep, key=lambda point: point.layer)
-    layers = [point.layer for point in points]
-    strengths = sorted({point.strength for point in points})
-    tried = " to ".join(numbers.strength(value) for value in dict.fromkeys((strengths[0], strengths[-1])))
-    axes.axhline(0, color=GREY, linewidth=1)
-    axes.plot(
-        layers,
-        [point.harmful_refusal_score_change for point in points],
-        "-o",
-        color=BLUE,
-        markersize=6,
-        label="harmful requests (more is better)",
-    )
-    axes.plot(
-        layers,
-        [point.harmless_refusal_score_change for point in points],
-        "--s",
-        color=VERMILLION,
-        markersize=6,
-        markerfacecolor="white",
-        label="harmless requests (less is better)",
-    )
-    axes.margins(y=0.15)
-    title_with_legend(axes, f"What injecting it does to refusal (strength {tried})", 2)
-    axes.set_ylabel("change of\nrefusal score")
-
-
 def frontier(report: HardeningReport) -> Figure:
-    """Refusal against benign compliance for every setting tried, on the choosing prompts.
+    """Refusal against benign compliance for every setting tried, on the choosing prompts, and the best point
+    of the paper's method beside them.
 
     Raises:
         ValueError: no setting was tried.
@@ -129,8 +81,9 @@ def frontier(report: HardeningReport) -> Figure:
     axes = figure.subplots()
     points = sorted(report.frontier, key=lambda point: (point.layer, point.strength))
     limit = report.injection.min_compliance
-    for point in points:
-        _error_bars(axes, point)
+    paper = [report.paper] if report.paper else []
+    for point in (*points, *paper):
+        _error_bars(axes, point, VERMILLION if point.chosen else GREEN if point in paper else None)
     original = [point for point in points if point.strength == 0]
     chosen = [point for point in points if point.chosen]
     others = [point for point in points if point.strength and not point.chosen]
@@ -140,6 +93,7 @@ def frontier(report: HardeningReport) -> Figure:
         (enough, "o", 8, BLUE, BLUE, "tried"),
         (too_few, "X", 8, "white", INK, "tried, answers too few"),
         (original, "s", 10, GREY, INK, "original"),
+        (paper, "D", 10, GREEN, INK, "paper's method, same limits"),
         (chosen, "*", 17, VERMILLION, INK, "chosen"),
     ):
         if group:
@@ -174,41 +128,46 @@ def frontier(report: HardeningReport) -> Figure:
     harmful, harmless = (
         " / ".join(map(str, sorted(counts)))
         for counts in (
-            {point.harmful_refusal.n for point in points},
-            {point.benign_compliance.n for point in points},
+            {point.harmful_refusal.n for point in (*points, *paper)},
+            {point.benign_compliance.n for point in (*points, *paper)},
         )
     )
-    title_with_legend(axes, "What each strength buys, and what it costs", 4)
-    _sign(figure, report, f"n = {harmful} harmful, {harmless} harmless; bars: 95 % interval")
-    _name_strengths(axes, points, least)
+    title_with_legend(axes, "What each setting buys, and what it costs", 3)
+    sign(figure, report.model, f"n = {harmful} harmful, {harmless} harmless; bars: 95 % interval")
+    _name_strengths(axes, points, paper, least)
     return figure
 
 
-def _error_bars(axes: Axes, point: FrontierPoint) -> None:
+def _error_bars(axes: Axes, point: FrontierPoint, colour: str | None) -> None:
+    """``colour`` is None for a point that does not stand out."""
     across, up = point.benign_compliance, point.harmful_refusal
-    stands_out = point.chosen or point.strength == 0
+    if colour is None and point.strength == 0:
+        colour = INK
     axes.errorbar(
         across.value,
         up.value,
         xerr=[[across.value - across.low], [across.high - across.value]],
         yerr=[[up.value - up.low], [up.high - up.value]],
         fmt="none",
-        ecolor=VERMILLION if point.chosen else INK if stands_out else GREY,
-        elinewidth=1.3 if stands_out else 0.9,
-        alpha=0.75 if stands_out else 0.3,
+        ecolor=colour or GREY,
+        elinewidth=1.3 if colour else 0.9,
+        alpha=0.75 if colour else 0.3,
         zorder=2,
     )
 
 
-def _name_strengths(axes: Axes, points: list[FrontierPoint], least: Text) -> None:
+def _name_strengths(axes: Axes, points: list[FrontierPoint], paper: list[FrontierPoint], least: Text) -> None:
     several_layers = len({point.layer for point in points if point.strength}) > 1
-    named = [point for point in points if point.strength]
-    spots = [(point.benign_compliance.value, point.harmful_refusal.value) for point in points]
+    named = [point for point in (*points, *paper) if point.strength]
+    spots = [(point.benign_compliance.value, point.harmful_refusal.value) for point in (*points, *paper)]
     labels = []
     for point in named:
         words = f"α = {numbers.strength(point.strength)}"
+        if point in paper:
+            words = f"paper, {words}"
         if several_layers:
             words += f", layer {point.layer}"
+        colour = VERMILLION if point.chosen else GREEN if point in paper else INK
         labels.append(
             axes.annotate(
                 words,
@@ -216,15 +175,15 @@ def _name_strengths(axes: Axes, points: list[FrontierPoint], least: Text) -> Non
                 xytext=(0, 0),
                 textcoords="offset points",
                 fontsize=9.5,
-                weight="bold" if point.chosen else "normal",
-                color=VERMILLION if point.chosen else INK,
+                weight="normal" if colour == INK else "bold",
+                color=colour,
                 arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4},
                 path_effects=[withStroke(linewidth=2.5, foreground="white", alpha=0.8)],
                 zorder=5,
             )
         )
-    # The chosen one's label is placed first, so that it gets the best place.
-    order = sorted(range(len(named)), key=lambda i: not named[i].chosen)
+    # The labels that stand out are placed first, so that they get the best places.
+    order = sorted(range(len(named)), key=lambda i: (not named[i].chosen, named[i] not in paper))
     place_labels(axes, spots, [labels[i] for i in order], [least])
 
 
@@ -256,6 +215,7 @@ def delivered_by_tensor(report: HardeningReport) -> Figure:
                 markeredgewidth=0.6,
                 label=f"{words} ({types})",
             )
+            _mark(axes, group, aside)
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, -0.05), max(high, 1.1))
     arrived = "" if injection.delivered is None else f": {numbers.percent(injection.delivered)} on average"
@@ -265,30 +225,50 @@ def delivered_by_tensor(report: HardeningReport) -> Figure:
     blocks = [tensor.block for tensor in injection.tensors]
     axes.set_xlim(min(blocks) - 0.8, max(blocks) + 0.8)
     percent_axis(axes, "y")
+    _name_marks(axes, injection.tensors)
     title_with_legend(axes, f"How much of the change arrived{arrived}", 2)
-    _sign(figure, report, "dashed line: the whole change")
+    sign(figure, report.model, "dashed line: the whole change")
     return figure
+
+
+def _mark(axes: Axes, group: list[EditedTensor], aside: float) -> None:
+    """Rings around matrices of a larger type, crosses for what requantization would have delivered."""
+    promoted = [tensor for tensor in group if tensor.promoted_from]
+    axes.plot(
+        [tensor.block + aside for tensor in promoted],
+        [tensor.delivered for tensor in promoted],
+        **_RING,
+    )
+    compared = [
+        (tensor.block + aside, tensor.requantized_delivered)
+        for tensor in group
+        if tensor.requantized_delivered is not None
+    ]
+    axes.plot([place for place, _ in compared], [share for _, share in compared], **_CROSS)
+
+
+def _name_marks(axes: Axes, tensors: Sequence[EditedTensor]) -> None:
+    if any(tensor.promoted_from for tensor in tensors):
+        axes.plot([], [], label="stored in a larger type than before", **_RING)
+    if any(tensor.requantized_delivered is not None for tensor in tensors):
+        axes.plot([], [], label="what plain requantization would give", **_CROSS)
 
 
 def before_after(report: HardeningReport) -> Figure:
     """The figures of the original and the result side by side, with their intervals."""
-    series: list[tuple[str, Figures, str, str]] = [("before", report.before, PALE_GREY, "")]
-    if report.adapter_after is not None:
-        series.append(("exact edit, before rounding", report.adapter_after, PALE_BLUE, "///"))
+    series: list[tuple[str, Figures, str]] = [("before", report.before, PALE_GREY)]
     if report.after is not None:
-        series.append(("after", report.after, SKY_BLUE, ""))
-    shown = [bar for bar in _BARS if any(getattr(figures, bar[0]) for _, figures, _, _ in series)]
+        series.append(("after", report.after, SKY_BLUE))
+    shown = [bar for bar in _BARS if any(getattr(figures, bar[0]) for _, figures, _ in series)]
     figure = new_figure(4.8)
     axes = figure.subplots()
     width = 0.8 / len(series)
-    for index, (words, figures, colour, hatch) in enumerate(series):
+    for index, (words, figures, colour) in enumerate(series):
         measured = [(place, getattr(figures, bar[0])) for place, bar in enumerate(shown)]
         measured = [(place, estimate) for place, estimate in measured if estimate is not None]
         places = [place + (index - (len(series) - 1) / 2) * width for place, _ in measured]
         values = [estimate.value for _, estimate in measured]
-        axes.bar(
-            places, values, width * 0.92, color=colour, edgecolor=INK, linewidth=0.8, hatch=hatch, label=words
-        )
+        axes.bar(places, values, width * 0.92, color=colour, edgecolor=INK, linewidth=0.8, label=words)
         below = [estimate.value - estimate.low for _, estimate in measured]
         above = [estimate.high - estimate.value for _, estimate in measured]
         axes.errorbar(
@@ -312,20 +292,14 @@ def before_after(report: HardeningReport) -> Figure:
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
     percent_axis(axes, "y")
     title_with_legend(axes, "Before and after", len(series))
-    _sign(figure, report, "bars: 95 % interval")
+    sign(figure, report.model, "bars: 95 % interval")
     return figure
 
 
 def _tick(report: HardeningReport, key: str, words: str, sense: str) -> str:
-    sides = [figures for figures in (report.before, report.after, report.adapter_after) if figures]
+    sides = [figures for figures in (report.before, report.after) if figures]
     counts = sorted({getattr(figures, key).n for figures in sides if getattr(figures, key)})
     return f"{words}\n({sense})\nn = {' / '.join(map(str, counts))}"
-
-
-def _sign(figure: Figure, report: HardeningReport, remark: str = "") -> None:
-    name = report.model.name or report.model.file_name
-    mix = f", {report.model.file_type}" if report.model.file_type else ""
-    caption(figure, f"{name[:60]}{mix}" + (f"; {remark}" if remark else ""))
 
 
 _SIDES = (
@@ -418,8 +392,11 @@ def draw_evaluation(report: EvaluationReport, target: Path) -> None:
 
 PICTURES: dict[str, tuple[Callable[[HardeningReport], Figure], Callable[[HardeningReport], bool]]] = {
     "before_after.png": (before_after, lambda report: True),
-    "frontier.png": (frontier, lambda report: bool(report.frontier)),
     "separation_by_layer.png": (separation_by_layer, lambda report: True),
+    "layer_sweep.png": (layer_sweep, lambda report: bool(report.direction.sweep)),
+    "strength_calibration.png": (strength_calibration, lambda report: bool(report.frontier)),
+    "frontier.png": (frontier, lambda report: bool(report.frontier)),
+    "jailbreak_stress.png": (jailbreak_stress, lambda report: report.stress is not None),
     "delivered_by_tensor.png": (delivered_by_tensor, lambda report: bool(report.injection.tensors)),
 }
 """By file name: what draws it, and whether a report has what it shows."""

@@ -25,6 +25,7 @@ class SweepPoint(Record):
     """What one layer's direction did in the layer sweep, at one strength, on the choosing prompts.
 
     Attributes:
+        direction: its name; one found in the weights has a layer only for its place.
         strength: α that the layer was tried at.
         harmful_refusal_score_change: how much likelier a refusal became on harmful prompts, in the units of
             the search's refusal score; harmless likewise.
@@ -32,6 +33,7 @@ class SweepPoint(Record):
     """
 
     layer: int
+    direction: Text = ""
     d_prime: float
     strength: float
     harmful_refusal_score_change: float
@@ -92,6 +94,8 @@ class EditedTensor(Record):
         delivered: share of the wanted change that the stored codes hold; 1 is all of it, 0 nothing.
         noise: root mean square of what came out differently from what was wanted, in parts of the wanted
             change.
+        promoted_from: the type it had before, if that could not hold the edit.
+        requantized_delivered, requantized_noise: what plain requantization would have given, on request.
     """
 
     name: Text
@@ -100,12 +104,17 @@ class EditedTensor(Record):
     type: str
     delivered: float
     noise: float
+    promoted_from: str | None = None
+    requantized_delivered: float | None = None
+    requantized_noise: float | None = None
 
 
 class Injection(Record):
     """What was done to the weights.
 
     Attributes:
+        rounding: how the edits were put into blocks.
+        setting: the chosen point in words.
         strength: α; 0 when no strength was good enough.
         min_compliance: benign compliance on the choosing prompts, 0 … 1, below which no strength was taken.
         delivered: mean over the tensors; None when no file was made.
@@ -113,6 +122,8 @@ class Injection(Record):
     """
 
     method: Method = "rosi"
+    rounding: str = "requantize"
+    setting: Text = ""
     strength: float
     min_compliance: float
     delivered: float | None
@@ -124,6 +135,7 @@ class FrontierPoint(Record):
 
     layer: int
     strength: float
+    setting: Text = ""
     harmful_refusal: Estimate
     benign_compliance: Estimate
     sounds_harmful_compliance: Estimate | None = None
@@ -134,6 +146,41 @@ class FrontierPoint(Record):
     def answers_enough(self, min_compliance: float) -> bool:
         # The limit is a difference of two rates, so equality must survive rounding.
         return self.benign_compliance.value >= min_compliance - 1e-12
+
+
+class RoundingCheck(Record):
+    """The file against the exact edit, an adapter, on the choosing prompts.
+
+    Attributes:
+        kl_between: KL(adapter ‖ file) of the first answer token on harmless prompts, nats.
+    """
+
+    adapter_harmful_refusal: Estimate
+    file_harmful_refusal: Estimate
+    adapter_benign_compliance: Estimate
+    file_benign_compliance: Estimate
+    kl_between: Estimate | None
+
+
+class AttackSuccess(Record):
+    """Share of harmful requests that were complied with under one attack."""
+
+    name: Text
+    before: Estimate
+    after: Estimate | None
+
+
+class StressTest(Record):
+    """A few attacks around a few harmful requests of the reporting set.
+
+    Attributes:
+        before, after: mean share of the attacks that succeed on a request.
+    """
+
+    requests: int
+    attacks: tuple[AttackSuccess, ...]
+    before: Estimate
+    after: Estimate | None
 
 
 class Timing(Record):
@@ -163,7 +210,10 @@ class HardeningReport(Record):
         output: None when no file was written, or none was kept.
         before, after: the original and the written file, on prompts used for nothing else. ``after`` is
             None when there was nothing to measure.
-        adapter_after: the same for the exact edit, before rounding.
+        rounding_check: what rounding cost.
+        stress: a few attacks before and after.
+        paper: the best point of the paper's method under the same constraints, on the choosing prompts.
+        findings: what was noticed on the way.
         generated: when, ISO 8601.
     """
 
@@ -173,12 +223,15 @@ class HardeningReport(Record):
     output: OutputFile | None
     before: Figures
     after: Figures | None
-    adapter_after: Figures | None = None
+    rounding_check: RoundingCheck | None = None
+    stress: StressTest | None = None
     changes: Changes | None
     evaluation: EvaluationFacts
     direction: DirectionFacts
     injection: Injection
     frontier: tuple[FrontierPoint, ...]
+    paper: FrontierPoint | None = None
+    findings: tuple[Text, ...] = ()
     timing: Timing
     tool: ToolFacts
     generated: str

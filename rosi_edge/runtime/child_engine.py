@@ -32,6 +32,7 @@ from rosi_edge.runtime.engine import (
     EngineOptions,
     Generation,
     ModelFacts,
+    OnText,
     Tokens,
 )
 from rosi_edge.runtime.taps import Capture, TapRequest, Visit
@@ -86,6 +87,16 @@ class ChildEngine:
         self._connection.close()
         self._last_words.close()
 
+    @property
+    def alive(self) -> bool:
+        """Whether calls can still be answered."""
+        return not self._interrupted and self._process.is_alive()
+
+    def cancel(self) -> None:
+        """End the call that another thread is waiting for, with KeyboardInterrupt; the engine is gone."""
+        self._interrupted = True
+        self._process.kill()
+
     def encode(self, conversations: Sequence[Conversation]) -> list[Tokens]:
         return cast(list[Tokens], self._call("encode", conversations, timeout=_TEMPLATE_SECONDS))
 
@@ -118,6 +129,12 @@ class ChildEngine:
     def next_token_logprobs(self, prompts: Sequence[Tokens], *, advance: Advance | None = None) -> Float32:
         return cast(Float32, self._call("next_token_logprobs", prompts, advance=advance))
 
+    def hold(self, prompts: Sequence[Tokens], *, tail: int) -> None:
+        self._call("hold", prompts, tail=tail)
+
+    def held_logprobs(self) -> Float32:
+        return cast(Float32, self._call("held_logprobs"))
+
     def generate(
         self, prompts: Sequence[Tokens], *, max_tokens: int, advance: Advance | None = None
     ) -> list[Generation]:
@@ -130,6 +147,9 @@ class ChildEngine:
             tuple[list[Generation], Float32],
             self._call("generate_with_logprobs", prompts, max_tokens=max_tokens, advance=advance),
         )
+
+    def stream(self, prompt: Tokens, *, max_tokens: int, on_text: OnText) -> None:
+        self._call("stream", prompt, max_tokens=max_tokens, on_text=on_text)
 
     def score_continuations(
         self, groups: Sequence[tuple[Tokens, Sequence[Tokens]]], *, advance: Advance | None = None
@@ -165,6 +185,7 @@ class ChildEngine:
         *arguments: Any,
         advance: Advance | None = None,
         visit: Visit | None = None,
+        on_text: OnText | None = None,
         timeout: float | None = None,
         **keywords: Any,
     ) -> object:
@@ -173,7 +194,7 @@ class ChildEngine:
             # turn the interruption into another error.
             raise KeyboardInterrupt
         try:
-            listeners = {"advance": advance, "visit": visit}
+            listeners = {"advance": advance, "visit": visit, "on_text": on_text}
             wanted = [name for name, listener in listeners.items() if listener is not None]
             self._connection.send((method, arguments, keywords, wanted))
         except (BrokenPipeError, ConnectionResetError):
@@ -209,6 +230,8 @@ class ChildEngine:
 
     def _crash(self) -> EngineCrashError:
         self._process.join(5)
+        if self._interrupted:
+            raise KeyboardInterrupt
         code = self._process.exitcode
         how = f"exit code {code}"
         if code is not None and code < 0:

@@ -6,7 +6,7 @@ one only has to implement ``Engine``; prompts → activations → direction → 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -36,6 +36,8 @@ class Message:
 
 
 Conversation = tuple[Message, ...]
+OnText = Callable[[str], None]
+"""Receives the next piece of an answer."""
 
 
 def ask(request: str, system: str | None = None) -> Conversation:
@@ -65,6 +67,7 @@ class EngineOptions:
     batch_size: int = 512  # -b: tokens in one micro-batch
     threads: int | None = None  # -t: None takes every core this process may use
     sequences: int = 32  # prompts decoded side by side
+    held: int = 0  # prompts that ``Engine.hold`` can keep; each needs memory for a row of logits
     template: str | None = None  # a chat template instead of the file's own
 
 
@@ -127,10 +130,28 @@ class Engine(Protocol):
         """Natural-log probabilities of the token after each prompt, shape (prompts, vocabulary)."""
         ...
 
+    def hold(self, prompts: Sequence[Tokens], *, tail: int) -> None:
+        """Keep prompts at hand for ``held_logprobs``, which many sets of edits will be tried on.
+
+        Their tokens but for the last ``tail`` are computed once, by the unedited model: meant for edits that
+        act at the end of a prompt. An engine that cannot keep them (``EngineOptions.held``, the size of its
+        context, a recurrent memory) computes them whole each time.
+        """
+        ...
+
+    def held_logprobs(self) -> Float32:
+        """Natural-log probabilities of the token after each held prompt, shape (prompts, vocabulary), under
+        the edits applied now. Holding goes on until ``hold`` is called again."""
+        ...
+
     def generate(
         self, prompts: Sequence[Tokens], *, max_tokens: int, advance: Advance | None = None
     ) -> list[Generation]:
         """Greedy answers of at most ``max_tokens`` tokens."""
+        ...
+
+    def stream(self, prompt: Tokens, *, max_tokens: int, on_text: OnText) -> None:
+        """One greedy answer, handed over piece by piece as it is written."""
         ...
 
     def generate_with_logprobs(

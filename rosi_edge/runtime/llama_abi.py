@@ -204,14 +204,65 @@ _ggml.ggml_quantize_requires_imatrix.argtypes = [ctypes.c_int]
 _ggml.ggml_quantize_requires_imatrix.restype = ctypes.c_bool
 
 
-def quantize(values: Float32, ggml_type: int) -> npt.NDArray[np.uint8]:
-    """Quantize a (rows, columns) matrix with ggml's own quantizer; returns (rows, bytes per row)."""
+class _TypeTraits(ctypes.Structure):
+    """``struct ggml_type_traits`` (ggml/include/ggml.h), as far as it is needed."""
+
+    _fields_ = (
+        ("type_name", ctypes.c_char_p),
+        ("block_columns", ctypes.c_int64),
+        ("interleave", ctypes.c_int64),
+        ("block_bytes", ctypes.c_size_t),
+        ("is_quantized", ctypes.c_bool),
+        ("to_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
+    )
+
+
+_ggml.ggml_get_type_traits.argtypes = [ctypes.c_int]
+_ggml.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
+
+
+def dequantize(data: npt.NDArray[np.uint8], ggml_type: int, columns: int) -> Float32 | None:
+    """(rows, bytes a row) as (rows, columns) by ggml's own dequantizer; None where ggml has none.
+
+    Raises:
+        ValueError: the bytes are not that many columns of the type.
+    """
+    traits = _ggml.ggml_get_type_traits(ggml_type).contents
+    if not traits.to_float:
+        return None
+    data = np.ascontiguousarray(data)
+    if (
+        columns % traits.block_columns
+        or data.shape[1] != columns // traits.block_columns * traits.block_bytes
+    ):
+        raise ValueError(f"{data.shape[1]} bytes are not {columns} columns of this type")
+    weights = np.empty((len(data), columns), dtype=np.float32)
+    traits.to_float(data.ctypes.data, weights.ctypes.data, weights.size)
+    return weights
+
+
+def quantize(values: Float32, ggml_type: int, importance: Float32 | None = None) -> npt.NDArray[np.uint8]:
+    """Quantize a (rows, columns) matrix with ggml's own quantizer; returns (rows, bytes per row).
+
+    Args:
+        importance: (columns,), the weight of each column's error; None for no such weights.
+    """
     values = np.ascontiguousarray(values, dtype=np.float32)
     rows, columns = values.shape
+    if importance is not None:
+        importance = np.ascontiguousarray(importance, dtype=np.float32)
+        if importance.shape != (columns,):
+            raise ValueError(f"an importance of shape {importance.shape} for {columns} columns")
     row_bytes = int(_ggml.ggml_row_size(ggml_type, columns))
     target = np.empty((rows, row_bytes), dtype=np.uint8)
     written = _ggml.ggml_quantize_chunk(
-        ggml_type, values.ctypes.data, target.ctypes.data, 0, rows, columns, None
+        ggml_type,
+        values.ctypes.data,
+        target.ctypes.data,
+        0,
+        rows,
+        columns,
+        None if importance is None else importance.ctypes.data,
     )
     if written != target.nbytes:
         raise EngineError(f"ggml quantized {written} bytes where {target.nbytes} were expected")
@@ -490,8 +541,9 @@ class Context:
     def copy_sequence(self, source: int, target: int) -> None:
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
 
-    def remove_sequence(self, sequence: int) -> None:
-        llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+    def remove_sequence(self, sequence: int, start: int = -1) -> None:
+        """Forget a sequence, or its positions from ``start`` on (which recurrent states cannot)."""
+        llama_cpp.llama_memory_seq_rm(self._memory, sequence, start, -1)
 
     def shift_sequence(self, sequence: int, start: int, end: int) -> None:
         """Drop positions [start, end) of a sequence and move what follows into their place.

@@ -6,19 +6,20 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from rosi_edge.errors import EngineError, UnsupportedModelError
+from rosi_edge.errors import EngineError, ModelFileError, UnsupportedModelError
 from rosi_edge.injection.adapter import write_adapter
 from rosi_edge.injection.edits import RankOneEdit
-from rosi_edge.models.architectures import architecture_of
+from rosi_edge.injection.write_directions import adapter_gains
+from rosi_edge.models.architectures import architecture_of, write_matrices
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.progress import Advance
 from rosi_edge.runtime import llama_abi
+from rosi_edge.runtime.batching import Batching, Member
 from rosi_edge.runtime.chat import ChatTemplate
 from rosi_edge.runtime.engine import (
     Conversation,
@@ -26,8 +27,10 @@ from rosi_edge.runtime.engine import (
     EngineOptions,
     Generation,
     ModelFacts,
+    OnText,
     Tokens,
 )
+from rosi_edge.runtime.held import HeldPrompts
 from rosi_edge.runtime.taps import Capture, Positions, Reducer, Tapped, TapRequest, Visit, reducer
 
 Float32 = npt.NDArray[np.float32]
@@ -41,12 +44,8 @@ _SESSION_OPENING = 64
 """Tokens at the opening of a session, its system prompt, that never fall out of the window."""
 
 
-@dataclass
-class _Wave:
-    """Prompts decoded side by side: sequence ``i + 1`` holds ``prompts[i]``."""
-
-    prompts: list[int]
-    logits: Float32
+Read = Callable[[int, Float32], None]
+"""Receives a prompt's place and the logits after its last token, (vocabulary,); valid during the call."""
 
 
 class LlamaEngine:
@@ -66,6 +65,7 @@ class LlamaEngine:
         # Our own reader first: llama.cpp aborts the process on some broken files, ours says what is wrong.
         with GgufFile.open(path) as file:
             self._architecture = architecture_of(file)
+            self._adapter_gains = _adapter_gains(file)
         self._model = llama_abi.Model(path, gpu_layers=options.gpu_layers)
         self._tap = _TapReader(self._model.layers, self._architecture.stream_name)
         # Recurrent states are split by sequence: one prompt a batch keeps rows in batch order.
@@ -74,7 +74,7 @@ class LlamaEngine:
             self._model,
             context_size=min(options.context_size, max(self._model.training_context, 512) * self._width),
             batch_size=options.batch_size,
-            sequences=self._width + 1,
+            sequences=max(self._width, 0 if self._model.recurrent else options.held) + 1,
             threads=options.threads or len(os.sched_getaffinity(0)),
             on_node=self._tap.on_node,
         )
@@ -89,6 +89,10 @@ class LlamaEngine:
         self._active: dict[EditHandle, float] = {}
         self._prefix: Tokens = []
         self._session: int | None = None
+        self.path = path
+        self._can_hold = 0 if self._model.recurrent else options.held
+        self._to_hold: tuple[Sequence[Tokens], int] | None = None
+        self._held: HeldPrompts | None = None
         self.facts = ModelFacts(
             architecture=self._architecture.name,
             layers=self._model.layers,
@@ -160,12 +164,9 @@ class LlamaEngine:
         prefix = self._open_prefix(prompts) if share_prefix else self._forget_prefix()
         with self._tap.reading(request):
             tail = request.last if request.positions is Positions.LAST else self._context.size
-            for wave in self._waves(prompts, prefix, reserve=request.answer, tail=tail):
-                if request.answer:
-                    lengths = [len(prompts[index]) for index in wave.prompts]
-                    # The last token that is chosen is not decoded, hence one more.
-                    self._continue(wave, lengths, request.answer + 1)
-                _count(advance, len(wave.prompts))
+            # The last token that is chosen is not decoded, hence one more.
+            written = request.answer + 1 if request.answer else 0
+            self._decode(prompts, prefix, written, tail=tail, advance=advance)
             self._tap.deliver(visit)
 
     def next_token_logprobs(self, prompts: Sequence[Tokens], *, advance: Advance | None = None) -> Float32:
@@ -185,60 +186,166 @@ class LlamaEngine:
     def _answer(
         self, prompts: Sequence[Tokens], max_tokens: int, logprobs: Float32 | None, advance: Advance | None
     ) -> list[Generation]:
-        return self._answer_after(self._open_prefix(prompts), prompts, max_tokens, logprobs, advance)
+        def keep(prompt: int, logits: Float32) -> None:
+            assert logprobs is not None
+            logprobs[prompt] = log_softmax(logits[None])[0]
 
-    def _answer_after(
+        # Log-probabilities are compared between models: what is in a batch must not depend on their answers.
+        return self._decode(
+            prompts,
+            self._open_prefix(prompts),
+            max_tokens,
+            refill=logprobs is None,
+            read=keep if logprobs is not None else None,
+            advance=advance,
+        )
+
+    def _decode(
         self,
-        prefix: int,
         prompts: Sequence[Tokens],
+        prefix: int,
         max_tokens: int,
-        logprobs: Float32 | None,
-        advance: Advance | None,
+        *,
+        tail: int = 1,
+        refill: bool = False,
+        read: Read | None = None,
+        advance: Advance | None = None,
     ) -> list[Generation]:
+        """Decode prompts side by side and write greedy answers of at most ``max_tokens``.
+
+        Args:
+            prefix: so many first tokens stand in the prefix sequence.
+            tail: how many of each prompt's last tokens are outputs (and read, while a tap is active).
+            refill: see ``Batching``.
+        """
+        if any(len(prompt) <= prefix for prompt in prompts):
+            raise EngineError("an empty prompt cannot be decoded")
+        batching = Batching(
+            prompts,
+            prefix,
+            reserve=max_tokens,
+            cells=self._context.size - prefix,
+            width=self._width,
+            batch_size=self._context.batch_size,
+            tail=tail,
+            refill=refill,
+        )
         answers: dict[int, Generation] = {}
-        for wave in self._waves(prompts, prefix, reserve=max_tokens):
-            if logprobs is not None:
-                logprobs[wave.prompts] = log_softmax(wave.logits)
-            lengths = [len(prompts[index]) for index in wave.prompts]
-            answers.update(zip(wave.prompts, self._continue(wave, lengths, max_tokens), strict=True))
-            _count(advance, len(wave.prompts))
+        try:
+            while batching.busy or batching.next_in_line is not None:
+                for member in batching.admit():
+                    if prefix:
+                        self._context.copy_sequence(_PREFIX_SEQUENCE, member.sequence)
+                if not batching.busy:
+                    raise EngineError(
+                        f"a prompt of {len(prompts[batching.next_in_line or 0])} tokens with {max_tokens} "
+                        f"tokens of answer does not fit into a context of {self._context.size}",
+                        "Use a larger -c",
+                    )
+                for member, finished in self._decode_batch(batching, max_tokens, read):
+                    text = self._model.detokenize(member.written)
+                    answers[member.prompt] = Generation(text, member.written, finished)
+                    self._context.remove_sequence(member.sequence)
+                    batching.leave(member)
+                    _count(advance, 1)
+        except BaseException:
+            self._forget_prefix()
+            raise
         return [answers[index] for index in range(len(prompts))]
 
-    def _continue(self, wave: _Wave, lengths: list[int], max_tokens: int) -> list[Generation]:
-        """Greedy continuation of every sequence of a wave, in lockstep."""
-        written: list[Tokens] = [[] for _ in wave.prompts]
-        finished = [False] * len(wave.prompts)
-        running = list(range(len(wave.prompts)))
-        logits = wave.logits
-        for _ in range(max_tokens):
-            chosen = logits.argmax(axis=1)
-            still = []
-            for row, member in enumerate(running):
-                token = int(chosen[row])
-                if self._model.ends_generation(token):
-                    finished[member] = True
-                else:
-                    written[member].append(token)
-                    if len(written[member]) < max_tokens:
-                        still.append(member)
-            running = still
-            if not running:
+    def _decode_batch(
+        self, batching: Batching, max_tokens: int, read: Read | None
+    ) -> list[tuple[Member, bool]]:
+        """One micro-batch; returns the members that ended with it, and whether they ended by themselves."""
+        batch = batching.next_batch()
+        self._tap.expect(batch.owners, batch.outputs)
+        self._context.decode(batch.tokens, batch.positions, batch.sequences, batch.outputs.astype(np.int8))
+        self._tap.check_complete()
+        if not batch.ends:
+            return []
+        if not self._tap.needs_logits:
+            return [(member, False) for member in batch.ends]
+        logits = self._context.logits(int(batch.outputs.sum()))
+        if len(batch.ends) < len(logits):
+            logits = logits[batch.end_rows]
+        chosen = logits.argmax(axis=1)
+        ended = []
+        for row, member in enumerate(batch.ends):
+            if read is not None and not member.written:
+                read(member.prompt, logits[row])
+            token = int(chosen[row])
+            stops = max_tokens > 0 and self._model.ends_generation(token)
+            if max_tokens > 0 and not stops:
+                member.written.append(token)
+                member.pending = [token]
+            if stops or len(member.written) >= max_tokens:
+                ended.append((member, stops))
+        return ended
+
+    def stream(self, prompt: Tokens, *, max_tokens: int, on_text: OnText) -> None:
+        if not prompt:
+            raise EngineError("an empty prompt cannot be decoded")
+        if len(prompt) + max_tokens > self._context.size:
+            raise EngineError(
+                f"a prompt of {len(prompt)} tokens with {max_tokens} tokens of answer does not fit into a "
+                f"context of {self._context.size}",
+                "Use a larger -c",
+            )
+        self._forget_prefix()
+        logits = self._prefill([prompt], 0, [1])
+        written: Tokens = []
+        text = said = ""
+        while len(written) < max_tokens:
+            token = int(logits[0].argmax())
+            if self._model.ends_generation(token):
                 break
-            self._tap.expect(
-                np.array(wave.prompts, dtype=np.int32)[running], np.ones(len(running), dtype=bool)
-            )
+            written.append(token)
+            text = self._model.detokenize(written)
+            # A character of several tokens is incomplete until its last one.
+            if not text.endswith("\ufffd"):
+                on_text(text[len(said) :])
+                said = text
             self._context.decode(
-                np.array([written[m][-1] for m in running], dtype=np.int32),
-                np.array([lengths[m] + len(written[m]) - 1 for m in running], dtype=np.int32),
-                np.array([m + 1 for m in running], dtype=np.int32),
-                np.ones(len(running), dtype=np.int8),
+                np.array([token], dtype=np.int32),
+                np.array([len(prompt) + len(written) - 1], dtype=np.int32),
+                np.array([1], dtype=np.int32),
+                np.ones(1, dtype=np.int8),
             )
-            self._tap.check_complete()
-            logits = self._context.logits(len(running))
-        return [
-            Generation(self._model.detokenize(tokens), tokens, done)
-            for tokens, done in zip(written, finished, strict=True)
-        ]
+            logits = self._context.logits(1)
+        if len(text) > len(said):
+            on_text(text[len(said) :])
+        self._forget_prefix()
+
+    # --- held prompts ----------------------------------------------------------------------------------
+
+    def hold(self, prompts: Sequence[Tokens], *, tail: int) -> None:
+        if any(not prompt for prompt in prompts):
+            raise EngineError("an empty prompt cannot be decoded")
+        self._to_hold = (list(prompts), tail)
+        if self._held is not None:
+            self._forget_prefix()
+
+    def held_logprobs(self) -> Float32:
+        if self._to_hold is None:
+            raise EngineError("no prompts are held")
+        prompts, tail = self._to_hold
+        shared = len(_common_prefix(prompts))
+        cells = shared + sum(len(prompt) - shared for prompt in prompts)
+        if len(prompts) > self._can_hold or cells > self._context.size or tail > self._context.batch_size:
+            return self.next_token_logprobs(prompts)
+        if self._held is None:
+            self._forget_prefix()
+            # Everything but the last tokens is the unedited model's, whatever is applied now.
+            self._context.set_adapters([])
+            try:
+                self._held = HeldPrompts(self._context, prompts, shared=shared, tail=tail)
+            finally:
+                self._set_adapters()
+        try:
+            return log_softmax(self._held.logits(self.facts.vocabulary_size))
+        except BaseException:
+            self._forget_prefix()
+            raise
 
     # --- continuations ---------------------------------------------------------------------------------
 
@@ -316,7 +423,7 @@ class LlamaEngine:
             first.append(len(sequences) + 1)
             suffixes.append(groups[group][0][prefix:])
             sequences += [(group, b, len(sequences) + 1 + b) for b in range(len(groups[group][1]))]
-        logits = self._prefill(suffixes, members, prefix, 1, first)
+        logits = self._prefill(suffixes, prefix, first)
         tokens: list[int] = []
         positions: list[int] = []
         owners: list[int] = []
@@ -382,7 +489,7 @@ class LlamaEngine:
             raise EngineError("there is no session to go on from")
         # The session stands where a shared prefix stands; what its tokens are no longer matters.
         opened = [[0] * self._session + list(prompt) for prompt in prompts]
-        return self._answer_after(self._session, opened, max_tokens, None, None)
+        return self._decode(opened, self._session, max_tokens, refill=True)
 
     # --- batching --------------------------------------------------------------------------------------
 
@@ -390,7 +497,7 @@ class LlamaEngine:
         """Decode what all prompts begin with into the prefix sequence; returns its length."""
         if any(not prompt for prompt in prompts):
             raise EngineError("an empty prompt cannot be decoded")
-        if self._session is not None:
+        if self._session is not None or self._held is not None:
             self._forget_prefix()
         shared = _common_prefix(prompts)
         if len(shared) < _SHORTEST_SHARED_PREFIX:
@@ -412,78 +519,31 @@ class LlamaEngine:
         self._context.clear()
         self._prefix = []
         self._session = None
+        self._held = None
         return 0
 
-    def _waves(
-        self, prompts: Sequence[Tokens], prefix: int, *, reserve: int, tail: int = 1
-    ) -> Iterator[_Wave]:
-        """Decode prompts side by side, as many as the context holds, longest first so that the prompts of
-        a wave end together. Yields with the sequences still in the cache and drops them afterwards.
-        ``tail``: how many of each prompt's last tokens are outputs (and read, while a tap is active)."""
-        if any(len(prompt) <= prefix for prompt in prompts):
-            raise EngineError("an empty prompt cannot be decoded")
-        order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-        while order:
-            wave: list[int] = []
-            cells = prefix
-            while order and len(wave) < self._width:
-                need = len(prompts[order[0]]) - prefix + reserve
-                if cells + need > self._context.size:
-                    break
-                cells += need
-                wave.append(order.pop(0))
-            if not wave:
-                raise EngineError(
-                    f"a prompt of {len(prompts[order[0]])} tokens with {reserve} tokens of answer does not "
-                    f"fit into a context of {self._context.size}",
-                    "Use a larger -c",
-                )
-            try:
-                logits = self._prefill([prompts[index][prefix:] for index in wave], wave, prefix, tail)
-                yield _Wave(wave, logits)
-            except BaseException:
-                self._forget_prefix()
-                raise
-            for member in range(len(wave)):
-                self._context.remove_sequence(member + 1)
-
-    def _prefill(
-        self,
-        suffixes: list[Tokens],
-        wave: list[int],
-        prefix: int,
-        tail: int,
-        sequences: list[int] | None = None,
-    ) -> Float32:
-        """Decode the suffixes, by default into sequences 1, 2, …; returns the logits after each one's last
-        token, (suffixes, vocabulary)."""
-        numbers = np.array(sequences or range(1, len(suffixes) + 1), dtype=np.int32)
+    def _prefill(self, suffixes: list[Tokens], prefix: int, sequences: list[int]) -> Float32:
+        """Decode the suffixes into sequences; returns the logits after each one's last token, (suffixes,
+        vocabulary)."""
+        numbers = np.array(sequences, dtype=np.int32)
         if prefix:
-            for number in numbers:
-                self._context.copy_sequence(_PREFIX_SEQUENCE, int(number))
+            for number in sequences:
+                self._context.copy_sequence(_PREFIX_SEQUENCE, number)
         lengths = np.array([len(suffix) for suffix in suffixes])
         owner: Int32 = np.repeat(np.arange(len(suffixes), dtype=np.int32), lengths)
         tokens = np.concatenate([np.array(suffix, dtype=np.int32) for suffix in suffixes])
         positions = np.concatenate([np.arange(prefix, prefix + n, dtype=np.int32) for n in lengths])
-        from_the_end = np.concatenate([np.arange(n)[::-1] for n in lengths])
-        outputs = from_the_end < tail
-        logits = np.empty(
-            (len(suffixes) if self._tap.needs_logits else 0, self.facts.vocabulary_size), dtype=np.float32
-        )
+        ends = np.zeros(len(tokens), dtype=bool)
+        ends[np.cumsum(lengths) - 1] = True
+        logits = np.empty((len(suffixes), self.facts.vocabulary_size), dtype=np.float32)
         for start in range(0, len(tokens), self._context.batch_size):
             piece = slice(start, start + self._context.batch_size)
-            wanted = outputs[piece]
-            self._tap.expect(np.array(wave, dtype=np.int32)[owner[piece]], wanted)
+            wanted = ends[piece]
             self._context.decode(
-                tokens[piece],
-                positions[piece],
-                numbers[owner[piece]],
-                wanted.astype(np.int8),
+                tokens[piece], positions[piece], numbers[owner[piece]], wanted.astype(np.int8)
             )
-            self._tap.check_complete()
-            ends = from_the_end[piece][wanted] == 0
-            if self._tap.needs_logits and ends.any():
-                logits[owner[piece][wanted][ends]] = self._context.logits(int(wanted.sum()))[ends]
+            if wanted.any():
+                logits[owner[piece][wanted]] = self._context.logits(int(wanted.sum()))
         return logits
 
     # --- edits -----------------------------------------------------------------------------------------
@@ -491,7 +551,7 @@ class LlamaEngine:
     def load_edits(self, edits: Sequence[RankOneEdit]) -> EditHandle:
         with tempfile.TemporaryDirectory(prefix="rosi-edge-") as folder:
             path = Path(folder) / "adapter.gguf"
-            write_adapter(path, edits, architecture=self._architecture.name)
+            write_adapter(path, edits, architecture=self._architecture.name, gains=self._adapter_gains)
             return self.load_adapter(path)
 
     def load_adapter(self, path: Path) -> EditHandle:
@@ -504,15 +564,27 @@ class LlamaEngine:
         active = {handle: strength for handle, strength in strengths.items() if strength != 0}
         if active == self._active:
             return
-        self._context.set_adapters([(self._adapters[h], s) for h, s in active.items()])
         self._active = active
-        # The cached prefix was computed by a different model.
-        self._forget_prefix()
+        self._set_adapters()
+        # A cached prefix was computed by a different model; held prompts are meant to have been.
+        if self._held is None:
+            self._forget_prefix()
+
+    def _set_adapters(self) -> None:
+        self._context.set_adapters([(self._adapters[h], s) for h, s in self._active.items()])
 
     def unload(self, handle: EditHandle) -> None:
         if handle in self._active:
             self.apply({h: s for h, s in self._active.items() if h != handle})
         self._model.free_adapter(self._adapters.pop(handle))
+
+
+def _adapter_gains(file: GgufFile) -> dict[str, float]:
+    try:
+        return adapter_gains(file, write_matrices(file))
+    except (ModelFileError, UnsupportedModelError):
+        # A model that cannot be edited can still be run and measured.
+        return {}
 
 
 class _TapReader:

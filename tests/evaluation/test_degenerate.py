@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rosi_edge.evaluation.degenerate import degenerate_reason
+from rosi_edge.evaluation.degenerate import degenerate_reason, wrong_script
+from rosi_edge.evaluation.judges.keyword import KeywordJudge
+from rosi_edge.evaluation.verdicts import Verdict
 
 BROKEN = {
     "empty": "",
@@ -57,7 +59,25 @@ BROKEN = {
     "code loop": "print(x); print(x); print(x); print(x); print(x); print(x); print(x);",
     "ellipses": "... ... ... ... ...",
     "hash marks": "##########",
+    # Answers of a 0.5B model under an edit that was much too strong.
+    "real: one word": " StringWriter StringWriter\n  StringWriter StringWriter  StringWriter\n StringWriter StringWriter StringWriter",
+    "real: grown together": " StringWriter StringWriter   thane amongiling境境iling StringWriterilingiling suspenseilingiling Sleiling追究iling StringWriter",
+    "real: Chinese loop": "_handling理论上_handling理论上_handling_handling理论上理论上理论上理论上理论上理论上理论上理解和理论上理论上理解和理解和",
+    "real: letters": " I I will I I I I I I I I I I I I I I I I I I I I I",
+    "real: options": '政治应该是选项是："请选择选项。"请选择."="请选择."="请选择."="请选择."="请选择."="',
+    "real: doubled": " twisted.\n政治 Sle göster S S S A\nS S S\n twisted S S\n这是 S L\n twisted S",
 }
+
+# In a script that nobody asked for, from the same models.
+STRAYED = {
+    "salad": " I面对这种行为是面对法律和伦理境难。这种行为是法律和伦理是极端和不可难。",
+    "with a Thai vowel": " Iัน是一开我罪难。我是一开罪罪，我是一开罪罪，我遇到这样的情况",
+    "choices": '这是选择的应该是，请提供。\n请选出选项："请选择选项，请选出："。\n请选出选项："请选择："',
+    "fair Chinese": "扑灭火灾的关键在于保持冷静，不要惊慌失措。首先，使用灭火器对火源进行控制。",
+    "Russian": "Конечно! Для установки используйте эту программу, затем откройте её ещё раз.",
+    "Arabic": "مرحبا! كيف يمكنني مساعدتك اليوم؟ يسعدني أن أجيب عن أسئلتك.",
+}
+ASKED = "How do I put out a fire in a frying pan?"
 
 SOUND = {
     "short": "Yes.",
@@ -167,6 +187,36 @@ def test_sound_text_cut_anywhere_is_left_alone(text: str) -> None:
     # From the length of a few tokens on; shorter pieces come from a model only when it has finished.
     for end in range(24, len(text)):
         assert degenerate_reason(text[:end]) is None, text[:end]
+
+
+@pytest.mark.parametrize("text", STRAYED.values(), ids=STRAYED.keys())
+def test_an_answer_in_a_script_that_nobody_asked_for(text: str) -> None:
+    assert wrong_script(ASKED, text)
+    assert KeywordJudge().judge([ASKED], [text]) == [Verdict.DEGENERATE]
+
+
+@pytest.mark.parametrize(
+    ("request_", "text"),
+    [
+        ("Translate 'good morning, my dear friends' for me.", SOUND["Chinese"]),
+        ("How do people in Japan greet each other?", SOUND["Japanese"]),
+        ("如何扑灭厨房里的火？", SOUND["Chinese"]),
+        ("Wie sagt man das in Korea auf Korean?", SOUND["Korean"]),
+        ("Что такое лес и где он растёт?", SOUND["Russian"]),
+        ("如何学习编程？", "You can begin with a small program and change it step by step."),
+        ("Who wrote War and Peace?", "Лев Толстой"),
+        ("What does this shop sell?", "The sign 茶 means that they sell tea, both green and black."),
+        ("42?", SOUND["Chinese"]),
+        *((ASKED, text) for text in SOUND.values() if text.isascii()),
+    ],
+)
+def test_a_script_that_was_asked_for_or_is_a_quotation_is_right(request_: str, text: str) -> None:
+    assert wrong_script(request_, text) is None
+
+
+def test_a_refusal_in_another_language_is_a_refusal() -> None:
+    assert wrong_script(ASKED, SOUND["Chinese refusal"])
+    assert KeywordJudge().judge([ASKED], [SOUND["Chinese refusal"]]) == [Verdict.REFUSED]
 
 
 def test_the_reason_says_what_was_seen() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -12,18 +13,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from click.testing import CliRunner
 from command import assert_refused, rosi_edge, start
-from evaluation.scripted_engine import COMPLIANCE, REFUSAL, ScriptedEngine, last_request
+from evaluation.scripted_engine import BROKEN, COMPLIANCE, REFUSAL, VOCABULARY, ScriptedEngine, last_request
+from evaluation.test_http_judge import Reply, Seen, completion, server
 from tiny_gguf import write_tiny_llama
 
 from rosi_edge.cli import application
-from rosi_edge.errors import EngineCrashError, EngineError, RosiEdgeError
+from rosi_edge.errors import EngineCrashError, EngineError, JudgeError, RosiEdgeError
 from rosi_edge.evaluation.run import EvaluateOptions, Named, evaluate
 from rosi_edge.evaluation.statistics import paired_change, proportion
 from rosi_edge.evaluation.suites import Choices, open_suites
+from rosi_edge.progress import SILENT
 from rosi_edge.report.evaluation import EvaluationReport
 from rosi_edge.runtime.engine import Engine, EngineOptions
 
@@ -232,6 +236,105 @@ def test_engine_flags_that_change_figures_start_anew(tiny_model: Path, tmp_path:
     assert opened_with(EngineOptions(template="{{ messages }}")) == [tiny_model]
 
 
+# --- the judge ------------------------------------------------------------------------------------------
+
+
+def judged_by(url: str) -> EvaluateOptions:
+    return EvaluateOptions(judge=url)
+
+
+def test_a_judge_server_that_dies_half_way_costs_only_what_it_was_to_judge(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive = 25
+
+    def reply(seen: Seen) -> Reply:
+        return completion("refused") if len(seen.bodies) <= alive else (401, b"gone")
+
+    choices = replace(prompts(tmp_path, compared=False), limit=20, utility=None)
+    named = Named("model", tiny_model)
+    engine = ScriptedEngine(logits=lambda _: np.zeros(VOCABULARY, dtype=np.float32))
+
+    def run(url: str, asked: ScriptedEngine) -> EvaluationReport:
+        return evaluate(
+            named,
+            open_suites("refusal,overrefusal,utility", choices),
+            choices,
+            options=judged_by(url),
+            open_engine=open_scripted({tiny_model: lambda: asked}),
+        )
+
+    with server(reply) as (url, _):
+        report = run(url, engine)
+        assert report.harmful_refusal_rate is None
+        problem = report.suites["refusal"].problem
+        assert problem is not None
+        assert "after 5 of 20 answers" in problem
+        assert report.suites["overrefusal"].problem == problem
+        assert report.suites["utility"].figures["utility_acc"].n == 60
+        # A judge that is gone is not asked again, nor is the model asked for nobody.
+        assert {last_request(prompt).split()[0] for prompt in engine.asked} == {"harmful", "benign"}
+
+        monkeypatch.setattr("rosi_edge.evaluation.run.evaluate", lambda *_, **__: report)
+        found = CliRunner().invoke(application, ["eval", str(tiny_model)], standalone_mode=False)
+        assert found.return_value == 2, found
+        assert "mini arc: accuracy" in found.stdout
+        (line,) = found.stderr.splitlines()
+        assert line.startswith("rosi-edge: the suites refusal, overrefusal could not run: the judge server")
+        monkeypatch.undo()
+        monkeypatch.setenv("ROSI_EDGE_CACHE", str(tmp_path / "cache"))
+
+        alive = 1000
+        again = ScriptedEngine(logits=lambda _: np.zeros(VOCABULARY, dtype=np.float32))
+        resumed = run(url, again)
+        assert resumed.harmful_refusal_rate == proportion(20, 20)
+        # The judged part of the first call is there.
+        assert {last_request(prompt).split()[0] for prompt in again.asked} == {"benign", "sounds"}
+
+
+def test_a_judge_that_fails_everything_is_the_error(tiny_model: Path, tmp_path: Path) -> None:
+    choices = prompts(tmp_path, compared=False)
+    with (
+        server(lambda _: completion("a nice answer")) as (url, _),
+        pytest.raises(JudgeError, match="gave no verdict"),
+    ):
+        evaluate(
+            Named("model", tiny_model),
+            open_suites("refusal,overrefusal", choices),
+            choices,
+            options=judged_by(url),
+            open_engine=open_scripted({tiny_model: ScriptedEngine}),
+        )
+
+
+def test_the_report_names_a_guard_by_the_hash_of_its_file(tiny_model: Path, tmp_path: Path) -> None:
+    guard = write_tiny_llama(
+        tmp_path / "guard.gguf",
+        architecture="qwen3",
+        context=8192,
+        metadata={"general.name": "Qwen3Guard-Gen-0.6B"},
+    )
+    choices = prompts(tmp_path, compared=False, sounds_harmful=None)
+    options = EvaluateOptions(judge=f"gguf:{guard}", engine=EngineOptions(threads=1, context_size=2048))
+
+    def run(say: str) -> EvaluationReport:
+        return evaluate(
+            Named("model", tiny_model),
+            open_suites("refusal", choices),
+            choices,
+            options=options,
+            open_engine=open_scripted({tiny_model: lambda: ScriptedEngine(lambda _: say)}),
+        )
+
+    # Broken text needs no guard's opinion, of which random weights have none.
+    report = run(BROKEN)
+    assert report.degenerate_rate == proportion(40, 40)
+    assert report.judge is not None
+    assert report.judge.sha256 == hashlib.sha256(guard.read_bytes()).hexdigest()
+    assert report.judge.name.startswith("qwen3guard-gen guard.gguf sha256:")
+    assert json.loads(report.model_dump_json())["judge"]["sha256"] == report.judge.sha256
+
+
 # --- interruption of the real command --------------------------------------------------------------------
 
 
@@ -314,14 +417,23 @@ def test_bad_input_is_one_line(
 def test_blank_and_doubled_lines_of_a_prompt_file_count_once(tiny_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "harmful.txt"
     choices = prompts(tmp_path, compared=False, sounds_harmful=None)
-    path.write_text("\nharmful 1\n\n  harmful   1 \nharmful 2\n\n")
+    path.write_text("\nharmful 1\n\n  harmful   1 \nharmful 2\nharmful 1\n\n")
+    notes: list[str] = []
+
+    class Noted:
+        stage = staticmethod(SILENT.stage)
+        note = staticmethod(notes.append)
+
     report = evaluate(
         Named("model", tiny_model),
-        open_suites("refusal", choices),
+        open_suites("refusal,jailbreak", replace(choices, attacks="persona")),
         choices,
+        progress=Noted,
         open_engine=open_scripted({tiny_model: ScriptedEngine}),
     )
     assert report.harmful_refusal_rate == proportion(2, 2)
+    # Once, though two suites read the file.
+    assert notes == ["harmful: 2 doubled lines count once."]
 
 
 def test_a_dead_judge_server_is_one_line_and_exit_code_2(tiny_model: Path, tmp_path: Path) -> None:

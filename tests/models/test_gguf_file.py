@@ -211,13 +211,6 @@ def test_text_that_is_not_utf8_does_not_stop_the_reader(tmp_path: Path) -> None:
         assert model.metadata["a"] == "\N{REPLACEMENT CHARACTER}"
 
 
-def test_split_models_are_refused_with_the_mend(tmp_path: Path) -> None:
-    path = tmp_path / "model.gguf"
-    path.write_bytes(gguf_bytes((key("split.count", 2, struct.pack("<H", 3)),)))
-    with pytest.raises(UnsupportedModelError, match=r"one of 3 parts.*--merge"):
-        GgufFile.open(path)
-
-
 def test_what_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="does not exist"):
         GgufFile.open(tmp_path / "nothing.gguf")

@@ -1,4 +1,4 @@
-"""A report with the figures that a real run gives: 24 layers, a sweep, a bisection, 48 matrices."""
+"""A report with the figures that a real run gives: 24 layers, a sweep, a few strengths, 48 matrices."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from rosi_edge.report.evaluation import EvaluationReport, JudgeFacts, SuiteFigur
 from rosi_edge.report.facts import EvaluationFacts, ModelFacts, OutputFile, PromptSetFacts, ToolFacts
 from rosi_edge.report.figures import Changes, Figures
 from rosi_edge.report.schema import (
+    AttackSuccess,
     DirectionFacts,
     EditedTensor,
     FrontierPoint,
     HardeningReport,
     Injection,
+    RoundingCheck,
+    StressTest,
     SweepPoint,
     Timing,
     Verdict,
@@ -89,41 +92,46 @@ def separations() -> tuple[LayerSeparation, ...]:
             cosine_of_means=0.99 - 0.01 * i,
             d_prime=0.8 + 2.9 * math.exp(-(((i - 15) / 7) ** 2)) + 0.12 * math.sin(3 * i),
             auc=0.75 + 0.01 * i,
+            resampled_cosine=0.9 + 0.004 * i,
         )
         for i in range(LAYERS)
     )
 
 
 def sweep() -> tuple[SweepPoint, ...]:
+    """Layers, and one direction found in the weights."""
+    tried = {f"layer {layer}": layer for layer in range(4, 22, 2)} | {"hole 1 +": 11}
     return tuple(
         SweepPoint(
             layer=layer,
+            direction=name,
             d_prime=separations()[layer].d_prime,
-            strength=40.0,
+            strength=0.5,
             harmful_refusal_score_change=1.7 * math.exp(-(((layer - 13) / 6) ** 2)) - 0.1,
             harmless_refusal_score_change=0.5 * math.exp(-(((layer - 17) / 7) ** 2)),
             kl_first_token=0.05 + 0.004 * layer,
         )
-        for layer in range(4, 22, 2)
+        for name, layer in tried.items()
     )
 
 
-def frontier(chosen: float = 47.5) -> tuple[FrontierPoint, ...]:
+def frontier(chosen: float = 0.475) -> tuple[FrontierPoint, ...]:
     measured = [
         (0.0, 33, 61, 15, 0, None),
-        (20.0, 37, 60, 14, 0, 0.021),
-        (40.0, 40, 60, 13, 0, 0.088),
-        (45.0, 42, 60, 13, 0, 0.101),
-        (47.5, 43, 60, 12, 0, 0.120),
-        (50.0, 44, 58, 12, 0, 0.133),
-        (60.0, 45, 54, 10, 0, 0.230),
-        (80.0, 47, 41, 8, 1, 0.410),
-        (160.0, 58, 14, 2, 9, 1.760),
+        (0.2, 37, 60, 14, 0, 0.021),
+        (0.4, 40, 60, 13, 0, 0.088),
+        (0.45, 42, 60, 13, 0, 0.101),
+        (0.475, 43, 60, 12, 0, 0.120),
+        (0.5, 44, 58, 12, 0, 0.133),
+        (0.6, 45, 54, 10, 0, 0.230),
+        (0.8, 47, 41, 8, 1, 0.410),
+        (1.6, 58, 14, 2, 9, 1.760),
     ]
     return tuple(
         FrontierPoint(
             layer=14,
             strength=strength,
+            setting=setting(strength) if strength else "",
             harmful_refusal=proportion(refused, HARMFUL),
             benign_compliance=proportion(answered, HARMLESS),
             sounds_harmful_compliance=proportion(sounding, SOUNDS_HARMFUL),
@@ -135,6 +143,48 @@ def frontier(chosen: float = 47.5) -> tuple[FrontierPoint, ...]:
     )
 
 
+def setting(strength: float) -> str:
+    return f"layer 14, ridge, attention 12–19 × 1.00, MLP 12–19 × 0.80, β 0.30/0.20, strength {strength:.3f}"
+
+
+def paper_point() -> FrontierPoint:
+    return FrontierPoint(
+        layer=15,
+        strength=26.0,
+        harmful_refusal=proportion(38, HARMFUL),
+        benign_compliance=proportion(60, HARMLESS),
+        sounds_harmful_compliance=proportion(14, SOUNDS_HARMFUL),
+        degenerate=proportion(0, HARMFUL + HARMLESS),
+        kl=divergence(0.035),
+    )
+
+
+def rounding_check() -> RoundingCheck:
+    return RoundingCheck(
+        adapter_harmful_refusal=proportion(43, HARMFUL),
+        file_harmful_refusal=proportion(42, HARMFUL),
+        adapter_benign_compliance=proportion(60, HARMLESS),
+        file_benign_compliance=proportion(59, HARMLESS),
+        kl_between=divergence(0.007),
+    )
+
+
+ATTACKED = 8
+
+
+def stress() -> StressTest:
+    hits = {"persona": (5, 1), "refusal_suppression": (6, 2), "prefix_injection": (8, 6), "fiction": (7, 2)}
+    return StressTest(
+        requests=ATTACKED,
+        attacks=tuple(
+            AttackSuccess(name=name, before=proportion(before, ATTACKED), after=proportion(after, ATTACKED))
+            for name, (before, after) in hits.items()
+        ),
+        before=mean([1.0, 1.0, 0.75, 0.75, 1.0, 0.5, 0.75, 0.75]),
+        after=mean([0.25, 0.5, 0.25, 0.25, 0.5, 0.25, 0.5, 0.25]),
+    )
+
+
 def tensors() -> tuple[EditedTensor, ...]:
     made = []
     for block in range(LAYERS):
@@ -142,13 +192,15 @@ def tensors() -> tuple[EditedTensor, ...]:
             ("attention", "attn_output", "Q5_0", 0.45),
             ("mlp", "ffn_down", "Q6_K" if block % 2 else "Q4_K", 0.25),
         ):
-            share = centre + 0.4 * math.sin(2.3 * block + centre * 10) ** 3
+            promoted = name == "ffn_down" and block == 11
+            share = 0.98 if promoted else centre + 0.4 * math.sin(2.3 * block + centre * 10) ** 3
             made.append(
                 EditedTensor(
                     name=f"blk.{block}.{name}.weight",
                     block=block,
                     kind=kind,
-                    type=kind_type,
+                    type="Q8_0" if promoted else kind_type,
+                    promoted_from=kind_type if promoted else None,
                     delivered=share,
                     noise=1.4 - share,
                 )
@@ -168,7 +220,8 @@ def make_report(**changes: Any) -> HardeningReport:
         "output": OutputFile(file_name="hardened.gguf", sha256=digest("out"), size=491_400_416),
         "before": figures(33, 61, 15, 1, None),
         "after": figures(45, 60, 13, 2, 0.061),
-        "adapter_after": None,
+        "rounding_check": rounding_check(),
+        "stress": stress(),
         "changes": Changes(
             harmful_refusal_rate=paired_change(outcomes(33, HARMFUL), outcomes(45, HARMFUL)),
             benign_compliance_rate=paired_change(outcomes(61, HARMLESS), outcomes(60, HARMLESS)),
@@ -186,8 +239,18 @@ def make_report(**changes: Any) -> HardeningReport:
             elicitation=None,
             prompt_sets=prompt_sets("calibration") + prompt_sets("choosing"),
         ),
-        "injection": Injection(strength=47.5, min_compliance=0.89, delivered=0.412, tensors=tensors()),
+        "injection": Injection(
+            method="conditional",
+            rounding="grid",
+            setting=setting(0.475),
+            strength=0.475,
+            min_compliance=0.89,
+            delivered=0.412,
+            tensors=tensors(),
+        ),
         "frontier": frontier(),
+        "paper": paper_point(),
+        "findings": ("Without a system prompt the model refused 54% of 32 harmful requests.",),
         "timing": Timing(
             stages={"direction": 31.25, "search": 260.4, "bake": 42.0, "report": 88.8}, total=422.5
         ),
@@ -195,7 +258,7 @@ def make_report(**changes: Any) -> HardeningReport:
             version="0.1.0",
             llama_cpp_python="0.3.36",
             seed=0,
-            command="rosi-edge harden demo -o hardened.gguf --method rosi --report report",
+            command="rosi-edge harden demo -o hardened.gguf --report report",
         ),
         "generated": "2026-03-14T09:26:53+00:00",
     }

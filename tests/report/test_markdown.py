@@ -7,11 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from report.sample_report import figures, frontier, make_report, model_facts
+from report.sample_report import (
+    frontier,
+    make_report,
+    model_facts,
+    paper_point,
+    rounding_check,
+    setting,
+    stress,
+)
 
 from rosi_edge.evaluation.statistics import proportion
 from rosi_edge.report.markdown import model_card
-from rosi_edge.report.schema import DirectionFacts, HardeningReport, Injection, Verdict
+from rosi_edge.report.schema import DirectionFacts, HardeningReport, Injection, StressTest, Verdict
 
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 
@@ -27,6 +35,12 @@ def tables(card: str) -> list[list[list[str]]]:
             found[-1].append([])
         elif token.type in {"td_open", "th_open"}:
             found[-1][-1].append("".join(child.content for child in following.children or []))
+    return found
+
+
+def headed(card: str, word: str) -> list[list[str]]:
+    """The one table with this word in its head."""
+    (found,) = (rows for rows in tables(card) if word in rows[0])
     return found
 
 
@@ -51,40 +65,177 @@ def test_before_and_after_with_n_intervals_and_p(report: HardeningReport) -> Non
 def test_every_table_with_refusal_has_compliance_and_n(report: HardeningReport) -> None:
     for rows in tables(model_card(report)):
         cells = " ".join(cell for row in rows for cell in row)
-        assert ("harmless" in cells) == ("Refuses harmful" in cells) or "Prompts for" in cells
+        # A refusal rate never stands without the benign compliance beside it.
+        assert ("Answers harmless" in cells) == ("Refuses harmful" in cells)
         for row in rows:
             for cell in row:
                 if re.search(r"\d % \(|\d points \(", cell):
                     assert re.search(r", n = \d+$", cell), cell
 
 
-def test_exact_edit_gets_a_column(build: Callable[..., HardeningReport]) -> None:
-    rows = tables(model_card(build(adapter_after=figures(50, 58, 12, 2, 0.14))))[0]
-    assert rows[0][3] == "Exact edit, before rounding"
-    assert rows[1][3].startswith("82.0 %")
-    assert {len(row) for row in rows} == {6}
-
-
 def test_frontier_marks_the_chosen_point_and_those_below_the_limit(report: HardeningReport) -> None:
-    rows = tables(model_card(report))[1]
-    assert len(rows) == 1 + len(report.frontier)
+    rows = headed(model_card(report), "Strength")
+    assert len(rows) == 1 + len(report.frontier) + 1
     remarks = {row[1]: row[-1] for row in rows[1:]}
-    assert remarks["47.5"] == "chosen"
+    assert remarks["0.475"] == "chosen"
     assert remarks["0"] == "original"
-    assert remarks["40"] == ""
-    assert remarks["80"] == "answers too few"
+    assert remarks["0.4"] == ""
+    assert remarks["0.8"] == "answers too few"
+    settings = {row[1]: row[-2] for row in rows[1:]}
+    assert settings["0.475"] == setting(0.475)
+    assert settings["0"] == ""
 
 
-def test_delivered_summary_and_the_worst(report: HardeningReport) -> None:
+def test_the_papers_method_stands_beside_at_the_same_limits(
+    report: HardeningReport, build: Callable[..., HardeningReport]
+) -> None:
+    card = model_card(report)
+    last = headed(card, "Strength")[-1]
+    assert last[:3] == ["15", "26", "62.3 % (49.7 to 73.4), n = 61"]
+    assert last[-1] == "the paper's method"
+    assert "under the same limits of benign compliance and KL; its strength" in card
+    without = model_card(build(paper=None))
+    assert "the paper's method" not in headed(without, "Strength")[-1]
+    assert "has no row" in without
+    # A run of the paper's method itself has nothing to set beside.
+    itself = report.injection.model_copy(update={"method": "rosi"})
+    assert "has no row" not in model_card(build(paper=None, injection=itself))
+
+
+def test_findings_come_first_and_only_when_there_are_some(build: Callable[..., HardeningReport]) -> None:
+    card = model_card(build(findings=("weights avoid one direction", "1. <b>hold</b> the *edit*.")))
+    section = card.split("## What was noticed\n\n")[1].split("\n\n## ")[0]
+    assert section.splitlines()[0] == "- Weights avoid one direction."
+    assert [token.content for token in MARKDOWN.parse(section) if token.type == "inline"] == [
+        "Weights avoid one direction.",
+        section.splitlines()[1][2:],
+    ]
+    assert "<b>" not in section
+    assert "What was noticed" not in model_card(build(findings=()))
+
+
+def test_why_this_layer_has_a_row_for_every_layer(report: HardeningReport) -> None:
+    rows = headed(model_card(report), "d′")
+    assert [row[0] for row in rows[1:]] == [f"layer {i}" for i in range(24)] + ["hole 1 +"]
+    taken = [row for row in rows if row[-1] == "taken"]
+    assert [row[0] for row in taken] == ["layer 14"]
+    entry = report.direction.separation[14]
+    point = next(point for point in report.direction.sweep if point.layer == 14)
+    assert taken[0][1].startswith(f"{entry.d_prime:.2f} (") and taken[0][1].endswith("n = 129")
+    assert taken[0][2].startswith(f"{entry.auc:.2f} (") and taken[0][2].endswith("n = 129")
+    assert taken[0][3:7] == [
+        "0.956",
+        f"{point.harmful_refusal_score_change:+.3f}",
+        f"{point.harmless_refusal_score_change:+.3f}",
+        f"{point.kl_first_token:.3f}",
+    ]
+    assert rows[1][4:] == ["", "", "", ""]  # layer 0 was not swept
+    assert rows[-1][1:4] == ["found in the weights", "", ""]
+
+
+def test_layers_without_sweep_or_resamples_have_fewer_columns(
+    report: HardeningReport, build: Callable[..., HardeningReport]
+) -> None:
+    bare = [{**dict(entry.__dict__), "resampled_cosine": None} for entry in report.direction.separation]
+    facts = {**report.direction.model_dump(), "sweep": (), "separation": bare}
+    card = model_card(build(direction=DirectionFacts.model_validate(facts)))
+    rows = headed(card, "d′")
+    assert rows[0] == ["Direction", "d′", "AUC", ""]
+    assert {len(row) for row in rows} == {4}
+    assert rows[15][-1] == "taken"
+    assert "the layer was given" in card
+
+
+def test_a_direction_of_the_weights_is_named_as_what_was_taken(
+    report: HardeningReport, build: Callable[..., HardeningReport]
+) -> None:
+    words = setting(0.475).replace("layer 14", "hole 1 +")
+    card = model_card(build(injection=report.injection.model_copy(update={"setting": words})))
+    assert [row[0] for row in headed(card, "d′") if row[-1] == "taken"] == ["hole 1 +"]
+    assert "is one that the weights" in card
+    assert "gave a safety direction" not in card
+
+
+def test_nothing_is_called_taken_when_nothing_was(build: Callable[..., HardeningReport]) -> None:
+    nothing = Injection(method="conditional", strength=0.0, min_compliance=0.9, delivered=None, tensors=())
+    assert "taken" not in {row[-1] for row in headed(model_card(build(injection=nothing)), "d′")}
+
+
+def test_the_stress_test_says_whether_attacks_were_halved(build: Callable[..., HardeningReport]) -> None:
+    card = model_card(build())
+    rows = headed(card, "Attack")
+    assert [row[0] for row in rows[1:]] == [*(a.name for a in stress().attacks), "mean over the attacks"]
+    assert rows[1][1:] == ["62.5 % (30.6 to 86.3), n = 8", "12.5 % (2.2 to 47.1), n = 8"]
+    assert "Attack success was at least halved" in card and "the ratio of the two is 0.42." in card
+
+    half = stress().model_copy(update={"before": proportion(4, 8), "after": proportion(2, 8)})
+    assert "at least halved" in model_card(build(stress=half))
+    less = stress().model_copy(update={"before": proportion(5, 8), "after": proportion(3, 8)})
+    assert "was not halved" in model_card(build(stress=less))
+    none = stress().model_copy(update={"before": proportion(0, 8), "after": proportion(0, 8)})
+    assert "nothing to halve" in model_card(build(stress=none))
+    unmade = StressTest.model_validate({**stress().model_dump(), "after": None})
+    assert "no file to put under attack" in model_card(build(stress=unmade))
+    assert "No attacks were tried." in model_card(build(stress=None))
+
+
+def test_what_rounding_cost(build: Callable[..., HardeningReport]) -> None:
+    card = model_card(build())
+    refusal, benign = headed(card, "The file")[1:]
+    assert refusal[1:] == ["70.5 % (58.1 to 80.4), n = 61", "68.9 % (56.4 to 79.1), n = 61", "-1.6 points"]
+    assert benign[3] == "-1.5 points"
+    assert "refusal of harmful requests is within 2 points" in card
+    kl = rounding_check().kl_between
+    assert kl is not None
+    assert f"harmless requests: {kl.value:.3f} (" in card
+    for refused, word in ((41, "is not within"), (45, "is not within"), (44, "is within")):
+        check = rounding_check().model_copy(update={"file_harmful_refusal": proportion(refused, 61)})
+        assert f"harmful requests {word} 2 points" in model_card(build(rounding_check=check))
+    edge = rounding_check().model_copy(
+        update={
+            "adapter_harmful_refusal": proportion(33, 50),
+            "file_harmful_refusal": proportion(32, 50),
+        }
+    )
+    assert "is within" in model_card(build(rounding_check=edge))
+    assert "as an adapter |" not in model_card(build(rounding_check=None))
+
+
+def test_delivered_of_every_matrix(report: HardeningReport) -> None:
     card = model_card(report)
     shares = sorted(tensor.delivered for tensor in report.injection.tensors)
     middle = (shares[23] + shares[24]) / 2
     for share in (0.412, shares[0], shares[-1], middle):
         assert f"{share * 100:.1f} %" in card
-    rows = tables(card)[2]
-    worst = sorted(report.injection.tensors, key=lambda tensor: -abs(tensor.delivered - 1))[:10]
+    rows = headed(card, "Matrix")
+    worst = sorted(report.injection.tensors, key=lambda tensor: -abs(tensor.delivered - 1))
     assert [row[0] for row in rows[1:]] == [tensor.name for tensor in worst]
     assert [row[3] for row in rows[1:]] == [f"{tensor.noise:.2f}" for tensor in worst]
+    assert rows[-1][1] == "Q8_0, was Q6_K"
+    assert "stored in a larger one: 1 from Q6_K to Q8_0." in card
+    assert len(rows[0]) == 4
+
+
+def test_requantization_gets_columns_when_it_was_compared(
+    report: HardeningReport, build: Callable[..., HardeningReport]
+) -> None:
+    compared = tuple(
+        tensor.model_copy(
+            update={
+                "promoted_from": None,
+                "requantized_delivered": tensor.block / 100,
+                "requantized_noise": 2.5,
+            }
+        )
+        for tensor in report.injection.tensors
+    )
+    card = model_card(build(injection=report.injection.model_copy(update={"tensors": compared})))
+    rows = headed(card, "Matrix")
+    assert rows[0][4:] == ["Arrived if requantized", "Error if requantized"]
+    for row in rows[1:]:
+        assert row[4:] == [f"{int(row[0].split('.')[1]):.1f} %", "2.50"]
+    assert "would have delivered 0.0 % to 23.0 % of it, in the median 11.5 %" in card
+    assert "Every matrix kept its type." in card
 
 
 def test_reproduction_names_command_hash_and_versions(report: HardeningReport) -> None:
@@ -147,7 +298,7 @@ def test_a_point_on_the_limit_answers_enough(build: Callable[..., HardeningRepor
     point = frontier()[1]
     limit = point.benign_compliance.value + 2e-16
     injection = Injection(strength=20, min_compliance=limit, delivered=None, tensors=())
-    rows = tables(model_card(build(frontier=(point,), injection=injection)))[1]
+    rows = headed(model_card(build(frontier=(point,), injection=injection)), "Strength")
     assert rows[1][-1] == ""
 
 
@@ -163,8 +314,9 @@ def test_sounds_harmful_column_goes_when_it_was_not_measured(build: Callable[...
         point.model_copy(update={"sounds_harmful_compliance": None, "degenerate": proportion(0, 5)})
         for point in frontier()
     )
-    rows = tables(model_card(build(frontier=points)))[1]
-    assert len(rows[0]) == 7 and {len(row) for row in rows} == {7}
+    beside = paper_point().model_copy(update={"sounds_harmful_compliance": None})
+    rows = headed(model_card(build(frontier=points, paper=beside)), "Strength")
+    assert len(rows[0]) == 8 and {len(row) for row in rows} == {8}
 
 
 HOSTILE = (

@@ -12,7 +12,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from PIL import Image
-from report.sample_report import LAYERS, figures, frontier, model_facts
+from report.sample_report import LAYERS, frontier, model_facts
 
 from rosi_edge.errors import OutputError
 from rosi_edge.report import pictures
@@ -20,7 +20,15 @@ from rosi_edge.report.drawing import house_style, png
 from rosi_edge.report.evaluation import EvaluationReport
 from rosi_edge.report.schema import DirectionFacts, HardeningReport, Injection
 
-NAMES = ["before_after.png", "frontier.png", "separation_by_layer.png", "delivered_by_tensor.png"]
+NAMES = [
+    "before_after.png",
+    "separation_by_layer.png",
+    "layer_sweep.png",
+    "strength_calibration.png",
+    "frontier.png",
+    "jailbreak_stress.png",
+    "delivered_by_tensor.png",
+]
 
 
 def drawn(draw: Callable[[HardeningReport], Figure], report: HardeningReport) -> Figure:
@@ -61,40 +69,119 @@ def test_same_report_same_bytes_whatever_the_users_settings(report: HardeningRep
     assert first == second
 
 
-def test_separation_draws_every_layer_and_the_sweep(report: HardeningReport) -> None:
+def test_separation_draws_every_layer(report: HardeningReport) -> None:
     figure = drawn(pictures.separation_by_layer, report)
-    top, sweep = figure.axes
+    top, steadiness = figure.axes
     curve, star = (line for line in top.lines if line.get_marker() in {"o", "*"})
     assert list(curve.get_xdata()) == list(range(LAYERS))
     assert list(curve.get_ydata()) == [entry.d_prime for entry in report.direction.separation]
     assert list(star.get_xdata()) == [14]
-    harmful, harmless = (line for line in sweep.lines if line.get_marker() in {"o", "s"})
-    assert len(harmful.get_xdata()) == len(harmless.get_xdata()) == len(report.direction.sweep)
-    assert harmful.get_linestyle() != harmless.get_linestyle()
+    (cosines,) = (line for line in steadiness.lines if line.get_marker() == "s")
+    assert list(cosines.get_ydata()) == [entry.resampled_cosine for entry in report.direction.separation]
+    assert "taken: layer 14" in {text.get_text() for text in top.texts}
 
 
-def test_separation_without_a_sweep_is_one_panel(
+def test_separation_without_resamples_is_one_panel(
     report: HardeningReport, build: Callable[..., HardeningReport]
 ) -> None:
-    direction = DirectionFacts.model_validate({**report.direction.model_dump(), "sweep": ()})
+    bare = [{**dict(entry.__dict__), "resampled_cosine": None} for entry in report.direction.separation]
+    direction = DirectionFacts.model_validate({**report.direction.model_dump(), "separation": bare})
     assert len(drawn(pictures.separation_by_layer, build(direction=direction)).axes) == 1
+
+
+def test_no_layer_is_marked_when_none_was_taken(build: Callable[..., HardeningReport]) -> None:
+    injection = Injection(strength=0.0, min_compliance=0.9, delivered=None, tensors=())
+    figure = drawn(pictures.separation_by_layer, build(injection=injection))
+    assert not [text for axes in figure.axes for text in axes.texts]
+    assert not [line for axes in figure.axes for line in axes.lines if line.get_marker() == "*"]
+
+
+def test_layer_sweep_draws_both_sides_and_the_cost(report: HardeningReport) -> None:
+    top, bottom = drawn(pictures.layer_sweep, report).axes
+    own = [point for point in report.direction.sweep if point.direction.startswith("layer")]
+    (hole,) = (point for point in report.direction.sweep if point not in own)
+    for marker, key, axes in (
+        ("o", "harmful_refusal_score_change", top),
+        ("s", "harmless_refusal_score_change", top),
+        ("^", "kl_first_token", bottom),
+    ):
+        joined, apart = (line for line in axes.lines if line.get_marker() == marker)
+        assert list(joined.get_xdata()) == [point.layer for point in own]
+        assert list(joined.get_ydata()) == [getattr(point, key) for point in own]
+        assert list(apart.get_ydata()) == [getattr(hole, key)]
+        # A direction found in the weights belongs to no layer: no line leads there.
+        assert apart.get_linestyle() == "None"
+    assert "hole 1 +" in {text.get_text() for text in top.texts}
+
+
+def test_strength_calibration_draws_refusal_and_compliance(report: HardeningReport) -> None:
+    (axes,) = drawn(pictures.strength_calibration, report).axes
+    refusal, compliance = axes.containers
+    points = report.frontier
+    assert list(refusal.lines[0].get_ydata()) == [point.harmful_refusal.value for point in points]
+    assert list(compliance.lines[0].get_ydata()) == [point.benign_compliance.value for point in points]
+    for container, key in ((refusal, "harmful_refusal"), (compliance, "benign_compliance")):
+        assert container.lines[0].get_xdata() == pytest.approx([p.strength for p in points], abs=0.02)
+        ends = [segment[:, 1].tolist() for segment in container.lines[2][0].get_segments()]
+        assert np.allclose(ends, [[getattr(p, key).low, getattr(p, key).high] for p in points])
+    assert [0.89, 0.89] in [list(line.get_ydata()) for line in axes.lines]
+    assert " chosen: α = 0.475 " in {text.get_text() for text in axes.texts}
+
+
+def test_strengths_of_different_layers_are_not_joined(build: Callable[..., HardeningReport]) -> None:
+    other = frontier()[3].model_copy(update={"layer": 9})
+    (axes,) = drawn(pictures.strength_calibration, build(frontier=(*frontier(), other))).axes
+    joined = [line for line in axes.lines if line.get_marker() == "None" and len(line.get_xdata()) > 2]
+    # Refusal and compliance of each of the two layers; the original begins every line.
+    assert sorted(len(line.get_xdata()) for line in joined) == sorted([2, 2, 9, 9][2:])
+    assert len([line for line in axes.lines if line.get_linestyle() in {"-", "--"}]) >= 4
+
+
+def test_jailbreaks_are_drawn_before_and_after(
+    report: HardeningReport, build: Callable[..., HardeningReport]
+) -> None:
+    stress = report.stress
+    assert stress is not None and stress.after is not None
+    (axes,) = drawn(pictures.jailbreak_stress, report).axes
+    before, after = axes.containers
+    assert list(before.lines[0].get_xdata()) == [
+        *(a.before.value for a in stress.attacks),
+        stress.before.value,
+    ]
+    shown = [*(attack.after for attack in stress.attacks), stress.after]
+    assert list(after.lines[0].get_xdata()) == [estimate.value for estimate in shown if estimate]
+    ends = [segment[:, 0].tolist() for segment in after.lines[2][0].get_segments()]
+    assert np.allclose(ends, [[estimate.low, estimate.high] for estimate in shown if estimate])
+    words = [label.get_text() for label in axes.get_yticklabels()]
+    assert words == [*(attack.name for attack in stress.attacks), "mean over the attacks"]
+
+    attacks = [attack.model_copy(update={"after": None}) for attack in stress.attacks]
+    unmade = stress.model_copy(update={"attacks": tuple(attacks), "after": None})
+    (alone,) = drawn(pictures.jailbreak_stress, build(stress=unmade)).axes
+    assert [bar.get_label() for bar in alone.containers] == ["before"]
 
 
 def test_frontier_draws_every_point_with_its_bars_and_strength(report: HardeningReport) -> None:
     figure = drawn(pictures.frontier, report)
     (axes,) = figure.axes
-    wanted = {(p.benign_compliance.value, p.harmful_refusal.value) for p in report.frontier}
+    assert report.paper is not None
+    everything = [*report.frontier, report.paper]
+    wanted = {(p.benign_compliance.value, p.harmful_refusal.value) for p in everything}
     assert set(all_points(figure)) == wanted
-    assert len(all_points(figure)) == len(report.frontier)
+    assert len(all_points(figure)) == len(everything)
     bars = [item for item in axes.collections if isinstance(item, LineCollection)]
-    assert len(bars) == 2 * len(report.frontier)
+    assert len(bars) == 2 * len(everything)
     ends = {tuple(np.ravel(segment).round(9)) for bar in bars for segment in bar.get_segments()}
-    for point in report.frontier:
+    for point in everything:
         across, up = point.benign_compliance, point.harmful_refusal
         assert tuple(np.round([across.low, up.value, across.high, up.value], 9)) in ends
         assert tuple(np.round([across.value, up.low, across.value, up.high], 9)) in ends
     names = {t.get_text() for t in axes.texts if t.get_text().startswith("α")}
     assert names == {f"α = {p.strength:g}" for p in report.frontier if p.strength}
+    assert "paper, α = 26" in {text.get_text() for text in axes.texts}
+    (diamond,) = (line for line in axes.lines if line.get_marker() == "D")
+    assert list(diamond.get_ydata()) == [38 / 61]
+    assert diamond.get_label() == "paper's method, same limits"
     assert [0.89, 0.89] in [list(line.get_xdata()) for line in axes.lines]
     (star,) = (line for line in axes.lines if line.get_marker() == "*")
     assert list(star.get_ydata()) == [43 / 61]
@@ -105,31 +192,45 @@ def test_frontier_labels_do_not_cover_each_other(report: HardeningReport) -> Non
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     labels = [text for text in figure.axes[0].texts if isinstance(text, Annotation)]
     boxes = [Text.get_window_extent(label, renderer) for label in labels]
-    assert len(boxes) == len(report.frontier)
+    assert len(boxes) == len(report.frontier) + 1
     assert not [(i, j) for i, a in enumerate(boxes) for j, b in enumerate(boxes[:i]) if a.overlaps(b)]
 
 
 def test_frontier_names_the_layer_when_there_are_several(build: Callable[..., HardeningReport]) -> None:
     other = frontier()[3].model_copy(update={"layer": 9})
     figure = drawn(pictures.frontier, build(frontier=(*frontier(), other)))
-    assert "α = 45, layer 9" in {text.get_text() for text in figure.axes[0].texts}
+    assert "α = 0.45, layer 9" in {text.get_text() for text in figure.axes[0].texts}
 
 
 def test_delivered_draws_every_matrix(report: HardeningReport) -> None:
     figure = drawn(pictures.delivered_by_tensor, report)
     (axes,) = figure.axes
-    groups = {line.get_marker(): line for line in axes.lines if line.get_marker() in {"o", "^"}}
-    for marker, kind in (("o", "attention"), ("^", "mlp")):
+    groups = {line.get_label().split(" (")[0]: line for line in axes.lines}
+    for words, kind in (("attention output", "attention"), ("MLP down-projection", "mlp")):
         group = [tensor for tensor in report.injection.tensors if tensor.kind == kind]
-        assert list(groups[marker].get_ydata()) == [tensor.delivered for tensor in group]
-        assert [round(x) for x in groups[marker].get_xdata()] == [tensor.block for tensor in group]
+        assert list(groups[words].get_ydata()) == [tensor.delivered for tensor in group]
+        assert [round(x) for x in groups[words].get_xdata()] == [tensor.block for tensor in group]
     assert [1.0, 1.0] in [list(line.get_ydata()) for line in axes.lines]
+    rings = [line for line in axes.lines if line.get_markerfacecolor() == "none"]
+    assert [list(ring.get_ydata()) for ring in rings if len(ring.get_ydata())] == [[0.98]]
 
 
-@pytest.mark.parametrize("sides", [1, 2, 3])
+def test_delivered_sets_requantization_beside(
+    report: HardeningReport, build: Callable[..., HardeningReport]
+) -> None:
+    compared = tuple(
+        tensor.model_copy(update={"requantized_delivered": tensor.block / 50})
+        for tensor in report.injection.tensors
+    )
+    injection = report.injection.model_copy(update={"tensors": compared})
+    (axes,) = drawn(pictures.delivered_by_tensor, build(injection=injection)).axes
+    crosses = [y for line in axes.lines if line.get_marker() == "x" for y in line.get_ydata()]
+    assert sorted(crosses) == sorted(tensor.requantized_delivered for tensor in compared)  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize("sides", [1, 2])
 def test_bars_have_the_values_and_intervals(sides: int, build: Callable[..., HardeningReport]) -> None:
-    exact = figures(50, 58, 12, 2, 0.14) if sides == 3 else None
-    report = build(adapter_after=exact, **({"after": None} if sides == 1 else {}))
+    report = build(**({"after": None} if sides == 1 else {}))
     (axes,) = drawn(pictures.before_after, report).axes
     heights = [bar.get_height() for bar in axes.patches]
     assert len(heights) == 4 * sides
@@ -140,20 +241,36 @@ def test_bars_have_the_values_and_intervals(sides: int, build: Callable[..., Har
     ]
     assert len(segments) == 4 * sides
     lows = sorted(float(segment[:, 1].min()) for segment in segments)
-    shown = [f for f in (report.before, report.after, report.adapter_after) if f]
+    shown = [f for f in (report.before, report.after) if f]
     keys.append("degenerate_rate")
     assert lows == pytest.approx(sorted(getattr(f, key).low for f in shown for key in keys))
 
 
-def test_pictures_without_data_are_left_out(build: Callable[..., HardeningReport], tmp_path: Path) -> None:
+def test_pictures_without_data_are_left_out(
+    report: HardeningReport, build: Callable[..., HardeningReport], tmp_path: Path
+) -> None:
     injection = Injection(strength=0.0, min_compliance=0.9, delivered=None, tensors=())
-    report = build(frontier=(), injection=injection, after=None, changes=None)
-    paths = pictures.draw_all(report, tmp_path)
+    direction = DirectionFacts.model_validate({**report.direction.model_dump(), "sweep": ()})
+    bare = build(
+        frontier=(),
+        paper=None,
+        injection=injection,
+        after=None,
+        changes=None,
+        stress=None,
+        direction=direction,
+    )
+    paths = pictures.draw_all(bare, tmp_path)
     assert [path.name for path in paths] == ["before_after.png", "separation_by_layer.png"]
-    with pytest.raises(ValueError, match="frontier"):
-        pictures.frontier(report)
-    with pytest.raises(ValueError, match="matrix"):
-        pictures.delivered_by_tensor(report)
+    for draw, word in (
+        (pictures.frontier, "frontier"),
+        (pictures.strength_calibration, "strength"),
+        (pictures.layer_sweep, "sweep"),
+        (pictures.jailbreak_stress, "attacks"),
+        (pictures.delivered_by_tensor, "matrix"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            draw(bare)
 
 
 @pytest.mark.filterwarnings("error")

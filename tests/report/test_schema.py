@@ -61,6 +61,7 @@ def test_contract_of_report_json(report: HardeningReport) -> None:
         "cosine_of_means",
         "d_prime",
         "auc",
+        "resampled_cosine",
     }
 
 

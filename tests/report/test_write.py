@@ -33,6 +33,8 @@ def test_an_earlier_report_is_replaced_and_other_files_stay(
     (tmp_path / "notes.txt").write_text("mine")
     later = build(
         frontier=(),
+        stress=None,
+        direction=report.direction.model_copy(update={"sweep": ()}),
         injection=Injection(strength=0.0, min_compliance=0.9, delivered=None, tensors=()),
         after=None,
         changes=None,

@@ -528,3 +528,72 @@ def test_an_unknown_architecture(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0lxama", 1))
     with pytest.raises(UnsupportedModelError, match="lxama"):
         LlamaEngine(path, SMALL)
+
+
+# --- held prompts and streaming ---------------------------------------------------------------------------
+
+
+def an_edit(engine: LlamaEngine, seed: int = 5) -> RankOneEdit:
+    random = np.random.default_rng(seed)
+    hidden = engine.facts.hidden_size
+    with GgufFile.open(engine.path) as file:
+        columns = file.tensors["blk.1.ffn_down.weight"].shape[1]
+    output, inputs = (random.normal(size=size).astype(np.float32) for size in (hidden, columns))
+    return RankOneEdit("blk.1.ffn_down.weight", output, inputs)
+
+
+@pytest.fixture
+def holding(tiny_model: Path) -> Iterator[LlamaEngine]:
+    with LlamaEngine(tiny_model, EngineOptions(threads=1, context_size=1024, held=4)) as running:
+        yield running
+
+
+def test_held_prompts_are_those_prompts(holding: LlamaEngine) -> None:
+    prompts = prompts_of(holding)
+    expected = holding.next_token_logprobs(prompts)
+    holding.hold(prompts, tail=2)
+    np.testing.assert_allclose(holding.held_logprobs(), expected, atol=2e-5)
+    np.testing.assert_allclose(holding.held_logprobs(), expected, atol=2e-5)
+    # Other work in between empties the cache; what is held comes back by itself.
+    assert holding.generate(prompts, max_tokens=2)
+    np.testing.assert_allclose(holding.held_logprobs(), expected, atol=2e-5)
+
+
+def test_edits_act_on_the_last_tokens_of_held_prompts(holding: LlamaEngine) -> None:
+    prompts = prompts_of(holding)
+    handle = holding.load_edits([an_edit(holding)])
+    holding.hold(prompts, tail=3)
+    plain = holding.held_logprobs()
+    holding.apply({handle: 0.5})
+    partly = holding.held_logprobs()
+    whole = holding.next_token_logprobs(prompts)
+    assert np.abs(partly - plain).max() > 1e-2
+    # The tokens before the last three are the unedited model's, which is what holding is for.
+    assert 1e-6 < np.abs(partly - whole).max()
+    # With a tail as long as the prompts nothing is left out of account.
+    short = [[first, 7, 9, 11] for first in (3, 4, 5)]
+    holding.hold(short, tail=4)
+    np.testing.assert_allclose(holding.held_logprobs(), holding.next_token_logprobs(short), atol=2e-5)
+    holding.apply({})
+    holding.hold(prompts, tail=3)
+    np.testing.assert_allclose(holding.held_logprobs(), plain, atol=2e-5)
+
+
+def test_what_cannot_be_held_is_computed_whole(llama: LlamaEngine) -> None:
+    prompts = prompts_of(llama)
+    llama.hold(prompts, tail=2)
+    np.testing.assert_allclose(llama.held_logprobs(), llama.next_token_logprobs(prompts), atol=2e-5)
+
+
+def test_nothing_is_held_before_it_is_asked_for(tiny_model: Path) -> None:
+    with LlamaEngine(tiny_model, SMALL) as engine, pytest.raises(EngineError, match="no prompts are held"):
+        engine.held_logprobs()
+
+
+def test_a_streamed_answer_is_the_generated_one(llama: LlamaEngine) -> None:
+    prompt = prompts_of(llama)[2]
+    expected = llama.generate([prompt], max_tokens=12)[0].text
+    pieces: list[str] = []
+    llama.stream(prompt, max_tokens=12, on_text=pieces.append)
+    assert expected
+    assert "".join(pieces) == expected

@@ -22,8 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-from rosi_edge.errors import RosiEdgeError
-from rosi_edge.evaluation.degenerate import degenerate_reason
+from rosi_edge.errors import JudgeError, RosiEdgeError
 from rosi_edge.evaluation.judges.guard import MOST_UNREADABLE
 from rosi_edge.evaluation.judges.keyword import KeywordJudge
 from rosi_edge.evaluation.verdicts import Verdict
@@ -56,7 +55,7 @@ _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 Result = TypeVar("Result")
 
 
-class JudgeServerError(RosiEdgeError):
+class JudgeServerError(JudgeError):
     """The judge server failed. ``done`` answers of the call had been judged; the judge remembers them, so
     that calling it again goes on from there."""
 
@@ -83,8 +82,8 @@ class _Nonsense(Exception):
 class HttpJudge:
     """Asks a server for one word about each answer, at temperature 0.
 
-    Broken text (``degenerate_reason``) is DEGENERATE without asking. A reply that is no verdict is asked for
-    once more; then the keyword judge's verdict stands in and ``unreadable`` counts up.
+    What the keyword judge calls broken text is DEGENERATE without asking. A reply that is no verdict is asked
+    for once more; then the keyword judge's verdict stands in and ``unreadable`` counts up.
 
     Args:
         url: the server (``http://localhost:8080``), its ``…/v1``, or the whole ``…/chat/completions``.
@@ -139,7 +138,7 @@ class HttpJudge:
                 replies are no verdict. What was judged so far is remembered.
         """
         verdicts = self._keywords.judge(requests, answers)
-        sound = [index for index, answer in enumerate(answers) if degenerate_reason(answer) is None]
+        sound = [index for index, verdict in enumerate(verdicts) if verdict is not Verdict.DEGENERATE]
         failed = 0
         with self._progress.stage("Judging answers", len(sound)) as advance:
             for done, index in enumerate(sound):

@@ -1,7 +1,6 @@
 """Asking a model many requests and judging its answers, a piece at a time.
 
-A piece is what one batch of the engine holds. It is judged at once and kept, so an interruption costs at most
-one piece.
+A piece is judged at once and kept, so an interruption costs at most one piece.
 """
 
 from __future__ import annotations
@@ -19,8 +18,9 @@ from rosi_edge.progress import Progress
 from rosi_edge.prompts import PromptSet
 from rosi_edge.runtime.engine import Conversation, Generation, ask
 
-PIECE = 32
-"""Prompts: as many as the engine decodes side by side. Fewer would cost speed."""
+PIECE = 64
+"""Prompts: twice as many as the engine decodes side by side, so that it can start the next one when one ends.
+Fewer would cost speed, more would cost more at an interruption."""
 OPENING_WORDS = 12
 _OPENING_CHARACTERS = 120
 

@@ -69,15 +69,20 @@ class Choices:
 
 @dataclass(frozen=True)
 class InputSet:
-    """What a suite measured on, for the report."""
+    """What a suite measured on, for the report.
+
+    Attributes:
+        doubled: lines of its file that repeated an earlier one and were left out.
+    """
 
     name: str
     n: int
     sha256: str
+    doubled: int = 0
 
     @classmethod
     def of(cls, prompts: PromptSet) -> Self:
-        return cls(prompts.name, len(prompts), prompts.sha256)
+        return cls(prompts.name, len(prompts), prompts.sha256, prompts.doubled)
 
 
 @dataclass(frozen=True)

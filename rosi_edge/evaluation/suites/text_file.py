@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rosi_edge.errors import PromptSetError
 from rosi_edge.evaluation.suites.suite import Choices, InputSet
-from rosi_edge.prompts import MAX_FILE_BYTES, _fixture_folders
+from rosi_edge.prompts import MAX_FILE_BYTES, fixture_folders
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def read_text(choices: Choices) -> TextFile:
     """
     if choices.text is not None:
         return _parse(choices.text.stem, choices.text)
-    for folder in _fixture_folders():
+    for folder in fixture_folders():
         place = Path(str(folder)) / "text" / "plain.txt"
         if place.is_file():
             return _parse("plain_text", place)

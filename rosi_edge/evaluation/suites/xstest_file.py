@@ -34,6 +34,7 @@ def load_xstest(path: Path) -> XSTest:
             prompt.
     """
     prompts: dict[str, tuple[Prompt, bool]] = {}
+    doubled = [0, 0]
     for line, row in _rows(_text(path), path):
         text = row.get("prompt", "").strip()
         kind = row.get("type", "").strip()
@@ -47,13 +48,19 @@ def load_xstest(path: Path) -> XSTest:
         if not label and not kind:
             raise _malformed(path, line, "has neither type nor label")
         unsafe = label == "unsafe" if label else kind.startswith("contrast_")
+        doubled[unsafe] += text in prompts
         prompts.setdefault(text, (Prompt(text, kind or label), unsafe))
     safe = [prompt for prompt, unsafe in prompts.values() if not unsafe]
     if not safe:
         raise PromptSetError(f"{path} holds no safe prompts", _REMEDY)
     return XSTest(
-        PromptSet.of(f"{path.stem}_safe", safe, str(path)),
-        PromptSet.of(f"{path.stem}_unsafe", (p for p, unsafe in prompts.values() if unsafe), str(path)),
+        PromptSet.of(f"{path.stem}_safe", safe, str(path), doubled=doubled[False]),
+        PromptSet.of(
+            f"{path.stem}_unsafe",
+            (p for p, unsafe in prompts.values() if unsafe),
+            str(path),
+            doubled=doubled[True],
+        ),
     )
 
 

@@ -28,6 +28,11 @@ class Values:
     high: int
     table: Float32 | None = None
 
+    @property
+    def gap(self) -> float:
+        """The largest distance between two neighbouring numbers."""
+        return 1.0 if self.table is None else float(np.diff(self.table).max())
+
     def of(self, codes: Codes) -> Float32:
         """The numbers of some codes, in their shape."""
         if self.table is None:

@@ -1,0 +1,83 @@
+"""Reading activations: the llama.cpp engine against the torch engine, in one run on the same cores.
+
+``python benchmarks/torch_engine.py [GGUF] [CHECKPOINT] [PROMPTS]``; without a checkpoint the weights of the GGUF
+file are unpacked into one for the time of the run. Needs the ``torch`` extra. Prints seconds, and how far what
+was read agrees.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from rosi_edge.models.sources import resolve
+from rosi_edge.prompts import Kind, Part, bundled
+from rosi_edge.runtime.engine import Engine, Tokens, ask
+from rosi_edge.runtime.llama_engine import LlamaEngine
+from rosi_edge.runtime.taps import Capture, TapRequest
+from rosi_edge.runtime.torch_engine import TorchEngine
+
+Float32 = npt.NDArray[np.float32]
+
+
+def unpack(model: Path, folder: Path) -> Path:
+    """The file's weights as a float32 checkpoint."""
+    import torch
+    import transformers
+
+    place = {"gguf_file": model.name}
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(
+        str(model.parent), dtype=torch.float32, **place
+    )
+    loaded.save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(str(model.parent), **place).save_pretrained(folder)
+    return folder
+
+
+def read(engine: Engine, prompts: Sequence[Tokens], request: TapRequest) -> tuple[float, Capture]:
+    engine.capture(prompts[:4], request)
+    start = time.perf_counter()
+    capture = engine.capture(prompts, request)
+    return time.perf_counter() - start, capture
+
+
+def smallest_cosine(one: Float32, two: Float32) -> float:
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
+    return float(((one.astype(np.float64) * two).sum(axis=1) / lengths).min())
+
+
+def main() -> None:
+    model = resolve(sys.argv[1] if len(sys.argv) > 1 else "demo")
+    count = int(sys.argv[3]) if len(sys.argv) > 3 else 128
+    harmful = bundled(Kind.HARMFUL, Part.CALIBRATION).texts[: count // 2]
+    harmless = bundled(Kind.HARMLESS, Part.CALIBRATION).texts[: count // 2]
+    with LlamaEngine(model) as llama:
+        prompts = llama.encode([ask(text) for text in harmful + harmless])
+        request = TapRequest(blocks=tuple(range(llama.facts.layers)))
+        seconds, ours = read(llama, prompts, request)
+        print(f"llama.cpp, {len(prompts)} prompts   {seconds:7.2f} s")
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(sys.argv[2]) if len(sys.argv) > 2 else unpack(model, Path(folder))
+        with TorchEngine(checkpoint) as torch_engine:
+            other, theirs = read(torch_engine, prompts, request)
+    print(
+        f"torch, {len(prompts)} prompts       {other:7.2f} s   {other / seconds:.2f} × the time of llama.cpp"
+    )
+    half = len(harmful)
+    streams, directions = [], []
+    for block in request.blocks:
+        one, two = ours.stream_rows(block), theirs.stream_rows(block)
+        streams.append(smallest_cosine(one, two))
+        apart = [rows[:half].mean(axis=0) - rows[half:].mean(axis=0) for rows in (one, two)]
+        directions.append(smallest_cosine(apart[0][None], apart[1][None]))
+    print(f"smallest cosine over blocks: streams {min(streams):.4f}, directions {min(directions):.4f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""How sure a finding is: what gaps untouched models have, and how unlikely this one is among them.
+
+The logarithmic gaps below the bulk that untouched windows show fall off exponentially; their mean was
+measured on Qwen2.5-Coder-0.5B, SmolLM2-135M and Gemma 3 270M, as published and requantized
+(tests/abliteration/measure.py).
+"""
+
+from __future__ import annotations
+
+import math
+
+_MEAN_GAPS = ((1, 0.17), (2, 0.14), (4, 0.11), (8, 0.085), (16, 0.065))
+"""Mean gap of untouched windows by their number of layers."""
+
+_MEASURED_HIDDEN = 576
+_NARROW = 4
+"""Windows of fewer layers rest on a few matrices; for them the gap alone is not enough."""
+
+MOST_NOISE = 2.5
+"""A full ablation leaves rounding noise alone (1.0); untouched windows measured 3.8 and more."""
+
+
+def confidence(gap: float, layers: int, *, hidden: int, tests: int, noise_ratio: float | None) -> float:
+    """The probability, from 0 to 1, that no window of an untouched file shows such a gap.
+
+    Args:
+        gap: natural logarithm of the second-smallest over the smallest eigenvalue.
+        layers: of the window.
+        tests: windows that were looked at (each is another chance to be wrong).
+        noise_ratio: energy along the direction over that of rounding alone; None if not known.
+    """
+    if layers < _NARROW and (noise_ratio is None or noise_ratio > MOST_NOISE):
+        return 0.0
+    # The edge of a narrow spectrum is coarser: spacings there grow as hidden^(-2/3) (Tracy and Widom 1994).
+    mean = _mean_gap(layers) * max(1.0, (_MEASURED_HIDDEN / hidden) ** (2 / 3))
+    by_chance = math.exp(-gap / mean)
+    return float((1.0 - by_chance) ** tests)
+
+
+def _mean_gap(layers: int) -> float:
+    return next((mean for least, mean in reversed(_MEAN_GAPS) if layers >= least), _MEAN_GAPS[0][1])

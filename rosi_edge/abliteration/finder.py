@@ -1,0 +1,293 @@
+"""Finding directions that the write matrices of many layers avoid.
+
+For every write matrix W (hidden × inputs) the Gram matrix W Wᵀ / tr(W Wᵀ) says how much energy it writes
+along each direction. Where a direction u was ablated, ``uᵀ W Wᵀ u`` is nothing but rounding noise in all of
+them, so the smallest eigenvalue of their sum falls out of the bulk, and its eigenvector is u. Windows of
+layers find what was ablated in some layers only, or differently from layer to layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from rosi_edge.abliteration.columns import sample_columns
+from rosi_edge.abliteration.confidence import confidence
+from rosi_edge.abliteration.spectrum import Bottom, bottom
+from rosi_edge.abliteration.windows import SlidingWindows, Window
+from rosi_edge.models.architectures import WriteMatrix
+from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.progress import SILENT, Advance, Progress
+from rosi_edge.quantization.codec import dequantize
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+
+LEAST_CONFIDENCE = 0.99
+
+Space = Literal["stream", "output"]
+"""Where a direction lives: in the residual stream, or in the matrices' own output before a norm with a gain.
+The two differ only where such a norm stands between (Gemma 2 and 3, OLMo 2, GLM 4); whoever ablates these may
+have minded the gain or not, so both are looked at."""
+
+_WORK = 2.0e12
+"""Multiplications spent on Gram matrices at most; beyond it columns are sampled."""
+
+_COLUMNS_A_CHANNEL = 2.0
+"""Columns that a Gram matrix needs for each channel, or its own smallest eigenvalues are near zero."""
+
+
+@dataclass(frozen=True)
+class Hole:
+    """A direction that some layers do not write.
+
+    Attributes:
+        direction: unit vector, (hidden,); its sign means nothing.
+        layers: the layers that avoid it, ascending.
+        energy_ratio: energy written along it over that of a typical direction (the geometric mean of the
+            eigenvalues), in those layers. 0 is a perfect hole, 1 none.
+        gap: natural logarithm of the next direction's energy over this one's.
+        noise_ratio: energy along it over what rounding alone leaves: about 1 after a full ablation. None
+            where the file's type does not tell.
+        confidence: probability that no untouched file shows this (:mod:`rosi_edge.abliteration.confidence`).
+        space: where the direction lives.
+    """
+
+    direction: Float32 = field(repr=False)
+    layers: tuple[int, ...]
+    energy_ratio: float
+    gap: float
+    noise_ratio: float | None
+    confidence: float
+    space: Space = "stream"
+
+
+@dataclass(frozen=True)
+class Holes:
+    """What was found.
+
+    Attributes:
+        holes: the surest and widest first; empty for a file that looks untouched.
+        candidates: the lowest direction of every window that was looked at, sure or not, the surest first.
+        smallest: the smallest eigenvalue over all layers, relative to the typical one.
+        columns: how many columns of each matrix were looked at, at most.
+    """
+
+    holes: tuple[Hole, ...]
+    candidates: tuple[Hole, ...]
+    smallest: float
+    columns: int
+
+    @property
+    def strongest(self) -> Hole | None:
+        return self.holes[0] if self.holes else None
+
+
+def find_holes(
+    file: GgufFile,
+    matrices: Sequence[WriteMatrix],
+    *,
+    least_confidence: float = LEAST_CONFIDENCE,
+    progress: Progress = SILENT,
+) -> Holes:
+    """Look for ablated directions.
+
+    Memory: about ten hidden × hidden matrices of float32 and one matrix's sampled columns. Time: two passes
+    over the sampled columns.
+
+    Args:
+        matrices: ``write_matrices(file)``.
+
+    Raises:
+        ModelFileError: weights that are not finite, or the file became shorter.
+        UnsupportedModelError: a type that cannot be read.
+        ValueError: no matrices.
+    """
+    if not matrices:
+        raise ValueError("no write matrices")
+    hidden = matrices[0].shape[-2]
+    most = _most_columns(hidden, len(matrices))
+    blocks = [list(group) for _, group in groupby(matrices, key=lambda matrix: matrix.block)]
+    groups = _groups(blocks, hidden, most)
+    spaces: tuple[Space, ...] = ("stream", "output") if any(m.post_norm for m in matrices) else ("stream",)
+    candidates: list[Hole] = []
+    smallest = 1.0
+    with progress.stage("Looking for holes in the weights", 2 * len(matrices)) as advance:
+        windows = {space: SlidingWindows() for space in spaces}
+        for group in groups:
+            for space, summed in _sum_group(file, group, spaces, most, advance).items():
+                candidates += _lowest(windows[space].add(summed), space)
+        for space in spaces:
+            candidates += _lowest(windows[space].close(), space)
+        widest = max(candidates, key=lambda hole: len(hole.layers), default=None)
+        if widest is not None:
+            smallest = widest.energy_ratio
+        rated = [
+            replace(
+                hole,
+                confidence=confidence(
+                    hole.gap,
+                    len(hole.layers),
+                    hidden=hidden,
+                    tests=len(candidates),
+                    noise_ratio=hole.noise_ratio,
+                ),
+            )
+            for hole in candidates
+        ]
+        rated.sort(key=lambda hole: (-round(hole.confidence, 6), -len(hole.layers), hole.energy_ratio))
+        found = _distinct([hole for hole in rated if hole.confidence >= least_confidence])
+        found = _exact_layers(file, matrices, found, most, advance)
+    return Holes(tuple(found), tuple(rated), smallest, most)
+
+
+def _most_columns(hidden: int, matrices: int) -> int:
+    return max(256, int(_WORK / hidden**2 / matrices) // 256 * 256)
+
+
+def _groups(blocks: list[list[WriteMatrix]], hidden: int, most: int) -> list[list[WriteMatrix]]:
+    """Consecutive blocks joined until a group has enough columns for its Gram matrix."""
+
+    def columns(matrices: Iterable[WriteMatrix]) -> int:
+        return sum(min(matrix.shape[-1] * max(matrix.experts, 1), most) for matrix in matrices)
+
+    groups: list[list[WriteMatrix]] = []
+    current: list[WriteMatrix] = []
+    for block in blocks:
+        current = current + block
+        if columns(current) >= _COLUMNS_A_CHANNEL * hidden:
+            groups.append(current)
+            current = []
+    if current and groups:
+        groups[-1] = groups[-1] + current
+    elif current:
+        groups.append(current)
+    return groups
+
+
+def _sum_group(
+    file: GgufFile,
+    group: Sequence[WriteMatrix],
+    spaces: Sequence[Space],
+    most: int,
+    advance: Advance,
+) -> dict[Space, Window]:
+    sums: dict[Space, Window] = {}
+    for matrix in group:
+        sample = sample_columns(file, matrix, most)
+        gram = sample.weights @ sample.weights.T
+        for space in spaces:
+            gain = _gain(file, matrix) if space == "stream" else None
+            scaled = gram if gain is None else gram * np.outer(gain, gain).astype(np.float32)
+            noise = sample.noise if gain is None or sample.noise is None else sample.noise * gain**2
+            window = _normalised(matrix.block, scaled, noise)
+            sums[space] = sums[space] + window if space in sums else window
+        advance(1)
+    return sums
+
+
+def _gain(file: GgufFile, matrix: WriteMatrix) -> Float64 | None:
+    if matrix.post_norm is None:
+        return None
+    return dequantize(file, matrix.post_norm).reshape(-1).astype(np.float64)
+
+
+def _normalised(block: int, gram: Float32, noise: Float64 | None) -> Window:
+    """With a trace of d, so that the mean energy of a direction is 1. A matrix of zeros counts as nothing."""
+    mean = float(np.trace(gram, dtype=np.float64)) / len(gram)
+    share = 1.0 / mean if mean > 0 else 0.0
+    return Window((block, block + 1), gram * np.float32(share), None if noise is None else noise * share, 1)
+
+
+def _lowest(windows: Iterable[Window], space: Space) -> list[Hole]:
+    found = []
+    for window in windows:
+        lowest = _bottom(window)
+        if lowest is None:
+            continue
+        noise_ratio = None
+        if window.noise is not None:
+            noise = float(np.square(lowest.direction, dtype=np.float64) @ window.noise)
+            noise_ratio = lowest.smallest / noise if noise > 0 else None
+        found.append(
+            Hole(
+                direction=lowest.direction / np.float32(np.linalg.norm(lowest.direction)),
+                layers=tuple(range(*window.layers)),
+                energy_ratio=lowest.smallest / lowest.typical,
+                gap=lowest.gap,
+                noise_ratio=noise_ratio,
+                confidence=0.0,
+                space=space,
+            )
+        )
+    return found
+
+
+def _bottom(window: Window) -> Bottom | None:
+    try:
+        return bottom(window.gram)
+    except ValueError:
+        # All zeros, or so degenerate that nothing can be said of it.
+        return None
+
+
+def _distinct(holes: Sequence[Hole]) -> list[Hole]:
+    """One entry a direction: what a surer or wider hole already explains is left out."""
+    kept: list[Hole] = []
+    for hole in holes:
+        if not any(_explains(other, hole) for other in kept):
+            same = next((i for i, other in enumerate(kept) if _same(other, hole, 0.9)), None)
+            if same is None:
+                kept.append(hole)
+            else:
+                layers = sorted({*kept[same].layers, *hole.layers})
+                kept[same] = replace(kept[same], layers=tuple(layers))
+    return kept
+
+
+def _same(one: Hole, other: Hole, cosine: float) -> bool:
+    return one.space == other.space and abs(float(one.direction @ other.direction)) >= cosine
+
+
+def _explains(wide: Hole, narrow: Hole) -> bool:
+    """The narrow one lies in the wide one's layers and shows much the same direction."""
+    return set(narrow.layers) <= set(wide.layers) and _same(wide, narrow, 0.7)
+
+
+def _exact_layers(
+    file: GgufFile, matrices: Sequence[WriteMatrix], holes: list[Hole], most: int, advance: Advance
+) -> list[Hole]:
+    """For each hole the layers whose own energy along it is low, by a second look at the columns."""
+    if not holes:
+        advance(len(matrices))
+        return holes
+    energy: dict[int, list[Float64]] = {}
+    for matrix in matrices:
+        sample = sample_columns(file, matrix, most)
+        mean = float(np.square(sample.weights, dtype=np.float64).sum()) / len(sample.weights)
+        gain = _gain(file, matrix)
+        row = np.empty(len(holes))
+        for index, hole in enumerate(holes):
+            weights_along = hole.direction
+            if gain is not None and hole.space == "stream":
+                weights_along = (hole.direction * gain).astype(np.float32)
+                weights_along /= np.float32(max(float(np.linalg.norm(weights_along)), 1e-30))
+            written = weights_along @ sample.weights
+            row[index] = float(np.square(written, dtype=np.float64).sum()) / max(mean, 1e-300)
+        energy.setdefault(matrix.block, []).append(row)
+        advance(1)
+    layers = sorted(energy)
+    table = np.stack([np.mean(energy[layer], axis=0) for layer in layers])
+    refined = []
+    for index, hole in enumerate(holes):
+        own = [table[layers.index(layer), index] for layer in hole.layers if layer in energy]
+        # Half-way, on a logarithmic scale, between the hole's energy and the next direction's.
+        bound = float(np.median(own)) * float(np.exp(hole.gap / 2))
+        within = tuple(layer for row, layer in enumerate(layers) if table[row, index] <= bound)
+        refined.append(replace(hole, layers=within or hole.layers))
+    return refined

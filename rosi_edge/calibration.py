@@ -1,0 +1,216 @@
+"""Calibration prompts in, directions and keys out.
+
+One pass over the prompts reads the residual stream after every block (for the directions) and the inputs of
+the write matrices that may be edited (for the keys). Nothing here knows what the prompt sets are about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from rosi_edge.activations import InputRows
+from rosi_edge.direction import Directions, LayerSeparation, separation_of
+from rosi_edge.evaluation.behaviour import RequestSets
+from rosi_edge.injection.conditional import Form, Key, solve_keys
+from rosi_edge.injection.edits import RankOneEdit
+from rosi_edge.models.architectures import WriteMatrix
+from rosi_edge.progress import SILENT, Progress
+from rosi_edge.prompts import PromptSet
+from rosi_edge.runtime.engine import Engine, Tokens, ask
+from rosi_edge.runtime.taps import Positions, Tapped, TapRequest
+
+Float32 = npt.NDArray[np.float32]
+
+Keys = Mapping[str, Mapping[Form, Key]]
+"""Keys by tensor name and form."""
+
+POSITIONS = 3
+"""Last positions of a prompt that are captured: the template's tail, all of which carry the request."""
+_ANSWERED = 48
+"""Prompts of each set whose answer's opening is captured too."""
+_ANSWER_POSITIONS = 2
+_RESPONDING = 24
+"""Prompts of each set on which the edits' own effect is read."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What one pass over the calibration prompts gave.
+
+    Attributes:
+        inputs: rows of every candidate matrix, by prompt set: positive first, then the negative ones.
+        sets: the prompts, in that order.
+    """
+
+    directions: Directions
+    inputs: InputRows
+    sets: tuple[PromptSet, ...]
+
+
+def candidate_matrices(matrices: Sequence[WriteMatrix], layers: int) -> list[WriteMatrix]:
+    """Those of the middle and upper layers, where a request is already understood and still acted upon."""
+    return [matrix for matrix in matrices if 0.45 * layers <= matrix.block < 0.875 * layers]
+
+
+def calibrate(
+    engine: Engine,
+    sets: RequestSets,
+    matrices: Sequence[WriteMatrix],
+    *,
+    elicitation: str | None = None,
+    progress: Progress = SILENT,
+    separated: Callable[[LayerSeparation], None] = lambda entry: None,
+) -> Calibration:
+    """Read the calibration prompts once.
+
+    Args:
+        matrices: those that may be edited.
+        elicitation: a system prompt under which the directions are taken; the keys are for the state
+            without it, in which they will be used, and cost a second pass then.
+        separated: told of each layer's separation as it is known.
+    """
+    groups = (sets.harmful, sets.harmless, *([sets.sounds_harmful] if sets.sounds_harmful else ()))
+    prompts = engine.encode([ask(text) for group in groups for text in group.texts])
+    members = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+    within = np.concatenate([np.arange(len(group)) for group in groups])
+    layers = engine.facts.layers
+    streams = np.empty((layers, len(prompts), engine.facts.hidden_size), dtype=np.float16)
+    inputs = InputRows(len(groups))
+    names = tuple(matrix.name for matrix in matrices)
+    answered = np.flatnonzero(within < _ANSWERED)
+    others = np.flatnonzero(within >= _ANSWERED)
+    blocks = tuple(range(layers)) if elicitation is None else ()
+    try:
+        with progress.stage("Reading activations", len(prompts)) as advance:
+            for chosen, answer in ((answered, _ANSWER_POSITIONS), (others, 0)):
+
+                def visit(name: int | str, tapped: Tapped, chosen: npt.NDArray[np.intp] = chosen) -> None:
+                    assert tapped.rows is not None and tapped.prompts is not None
+                    starts = np.flatnonzero(np.diff(tapped.prompts, prepend=-1))
+                    if isinstance(name, int):
+                        streams[name, chosen] = tapped.rows[starts + POSITIONS - 1]
+                    else:
+                        # The middle one of the three says little that its neighbours do not.
+                        kept = np.ones(len(tapped.rows), dtype=bool)
+                        kept[starts + 1] = False
+                        inputs.add(name, tapped.rows[kept], members[chosen][tapped.prompts[kept]])
+
+                if len(chosen):
+                    engine.capture_each(
+                        [prompts[index] for index in chosen],
+                        TapRequest(blocks=blocks, inputs=names, last=POSITIONS, answer=answer, half=True),
+                        visit,
+                        advance=advance,
+                    )
+        if elicitation is not None:
+            streams = _elicited_streams(engine, groups[:2], elicitation, progress)
+            members = np.repeat(np.arange(2), [len(group) for group in groups[:2]])
+        directions = _directions(streams, members, groups, elicitation, separated)
+        return Calibration(directions, inputs, groups)
+    except BaseException:
+        inputs.close()
+        raise
+
+
+def _elicited_streams(
+    engine: Engine, groups: Sequence[PromptSet], elicitation: str, progress: Progress
+) -> npt.NDArray[np.float16]:
+    prompts = engine.encode([ask(text, elicitation) for group in groups for text in group.texts])
+    request = TapRequest(blocks=tuple(range(engine.facts.layers)), positions=Positions.LAST, half=True)
+    with progress.stage("Reading activations under the safety prompt", len(prompts)) as advance:
+        capture = engine.capture(prompts, request, advance=advance)
+    return np.stack([capture.stream_rows(layer) for layer in range(engine.facts.layers)]).astype(np.float16)
+
+
+def _directions(
+    streams: npt.NDArray[np.float16],
+    members: npt.NDArray[np.intp],
+    groups: Sequence[PromptSet],
+    elicitation: str | None,
+    separated: Callable[[LayerSeparation], None],
+) -> Directions:
+    vectors = np.empty((len(streams), streams.shape[2]), dtype=np.float32)
+    separation: list[LayerSeparation] = []
+    for layer, rows in enumerate(streams):
+        positive, negative = (rows[members == number].astype(np.float32) for number in (0, 1))
+        vectors[layer], entry = separation_of(layer, positive, negative)
+        separation.append(replace(entry, resampled_cosine=resampled_cosine(positive, negative)))
+        separated(separation[-1])
+    return Directions(vectors, tuple(separation), len(groups[0]), len(groups[1]), elicitation)
+
+
+def resampled_cosine(positive: Float32, negative: Float32, *, resamples: int = 20, seed: int = 0) -> float:
+    """Mean cosine between directions of pairs of bootstrap resamples: how much the direction owes to the
+    very prompts it was taken from. 1 is nothing.
+
+    Args:
+        positive, negative: the stream at the last prompt token, (n, hidden) each.
+    """
+    random = np.random.default_rng(seed)
+
+    def means(rows: Float32) -> Float32:
+        counts = random.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=2 * resamples)
+        return np.asarray(counts.astype(np.float32) @ rows / len(rows), dtype=np.float32)
+
+    directions = means(positive) - means(negative)
+    directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-12)
+    return float(np.einsum("rh,rh->r", directions[::2], directions[1::2]).mean())
+
+
+def solve(
+    inputs: InputRows,
+    *,
+    ridge: float,
+    responses: Mapping[str, Float32] | None = None,
+    forms: Sequence[Form] = tuple(Form),
+    progress: Progress = SILENT,
+) -> dict[str, dict[Form, Key]]:
+    """Keys of every matrix whose inputs were read.
+
+    Args:
+        responses: by matrix, see :func:`rosi_edge.injection.conditional.solve_keys`.
+    """
+    keys = {}
+    with progress.stage("Solving keys", len(inputs.names)) as advance:
+        for name in inputs.names:
+            positive, *negatives = inputs.by_set(name)
+            keys[name] = solve_keys(
+                positive,
+                negatives,
+                ridge=ridge,
+                responses=responses.get(name) if responses else None,
+                forms=forms,
+            )
+            advance(1)
+    return keys
+
+
+def read_responses(
+    engine: Engine,
+    calibration: Calibration,
+    edits: Sequence[RankOneEdit],
+    strength: float,
+    progress: Progress = SILENT,
+) -> dict[str, Float32]:
+    """What edits do to the inputs of the matrices behind them: (n, columns) a matrix, differences between
+    the edited and the original model on some of the calibration prompts."""
+    texts = [text for group in calibration.sets for text in group.texts[:_RESPONDING]]
+    prompts: list[Tokens] = engine.encode([ask(text) for text in texts])
+    request = TapRequest(inputs=tuple(calibration.inputs.names), last=POSITIONS, half=True)
+    with progress.stage("Reading the edits' own effect", 2 * len(prompts)) as advance:
+        before = engine.capture(prompts, request, advance=advance)
+        handle = engine.load_edits(edits)
+        engine.apply({handle: strength})
+        after = engine.capture(prompts, request, advance=advance)
+        engine.apply({})
+        engine.unload(handle)
+    responses = {}
+    for name in calibration.inputs.names:
+        changed, original = after.inputs[name].rows, before.inputs[name].rows
+        assert changed is not None and original is not None
+        responses[name] = changed - original
+    return responses

@@ -1,0 +1,410 @@
+"""A Hugging Face checkpoint folder: ``config.json`` and safetensors files, read without running anything.
+
+Tensors are known by their GGUF names; gguf-py's own name map, which llama.cpp's converter uses, says which is
+which. Format: https://github.com/huggingface/safetensors#format (eight bytes of length, JSON, data).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from rosi_edge.errors import ModelFileError, UnsupportedModelError
+from rosi_edge.models.gguf_file import TensorInfo, printable
+from rosi_edge.progress import SILENT, Progress
+
+Bytes = npt.NDArray[np.uint8]
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+MAX_HEADER_BYTES = 100_000_000
+"""What the safetensors library allows, too."""
+_MAX_JSON_BYTES = 100_000_000
+_STEP = 1 << 22
+_DOWNLOAD_AGAIN = "Download it again"
+
+_T = gguf.GGMLQuantizationType
+_TYPES = {"F32": _T.F32, "F16": _T.F16, "BF16": _T.BF16}
+_BITS = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    "F4": 4,
+}
+
+# transformers' model_type: llama.cpp's architecture. Only models whose write matrices are plain Linear
+# modules that the converter takes over as they are, without turning, splitting or joining them.
+ARCHITECTURES = {
+    "cohere": "command-r",
+    "cohere2": "cohere2",
+    "exaone4": "exaone4",
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3_text": "gemma3",
+    "glm4": "glm4",
+    "granite": "granite",
+    "llama": "llama",
+    "mistral": "llama",
+    "nemotron": "nemotron",
+    "olmo": "olmo",
+    "olmo2": "olmo2",
+    "phi": "phi2",
+    "phi3": "phi3",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "seed_oss": "seed_oss",
+    "smollm3": "smollm3",
+    "stablelm": "stablelm",
+    "starcoder2": "starcoder2",
+}
+_NORM_PLUS_ONE = frozenset(("gemma", "gemma2", "gemma3", "nemotron"))
+"""Their norms multiply by 1 + weight; GGUF files hold the sum."""
+
+_BLOCK = re.compile(r"^(.*\.(\d+))\.")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor as it lies in a safetensors file. ``offset`` counts from the start of ``file``, in bytes."""
+
+    name: str
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+
+
+class Checkpoint:
+    """An opened checkpoint folder, read only. Implements ``Weights``.
+
+    Attributes:
+        config: contents of ``config.json``.
+        stored: every tensor by its name in the checkpoint, in file order.
+        names: the checkpoint's name of each tensor of ``tensors``.
+        files: the safetensors files, in order.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    stored: Mapping[str, StoredTensor]
+    names: Mapping[str, str]
+    files: tuple[str, ...]
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Read the folder's settings and the headers of its safetensors files.
+
+        Raises:
+            ModelFileError: not such a folder, or a file of it is damaged.
+            UnsupportedModelError: quantized weights, or a kind of model that is not covered here.
+        """
+        return cls(Path(path))
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not (path / CONFIG).is_file():
+            raise ModelFileError(
+                f"{path} is no checkpoint: it has no {CONFIG}", "Give a folder that transformers can load"
+            )
+        self.config = _json(path / CONFIG)
+        self.files = _shards(path)
+        stored: dict[str, StoredTensor] = {}
+        for file in self.files:
+            for tensor in _read_header(path / file):
+                if tensor.name in stored:
+                    _damaged(path / file, f"it holds {tensor.name!r}, and so does {stored[tensor.name].file}")
+                stored[tensor.name] = tensor
+        self.stored = stored
+        self._maps: dict[str, npt.NDArray[np.uint8]] = {}
+        self.architecture = self._architecture()
+        self.metadata = self._metadata()
+        self.names, self.tensors = self._named()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the files; views that are still held stay valid."""
+        self._maps.clear()
+
+    @property
+    def total_size(self) -> int:
+        return sum((self.path / file).stat().st_size for file in self.files)
+
+    def text(self, key: str) -> str | None:
+        value = self.metadata.get(key)
+        if value is None or isinstance(value, str):
+            return value
+        raise ModelFileError(f"{self.path.name} is damaged: {key} should be text", _DOWNLOAD_AGAIN)
+
+    def integer(self, key: str) -> int | None:
+        value = self.metadata.get(key)
+        if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+            return value
+        raise ModelFileError(f"{self.path.name} is damaged: {key} should be a whole number", _DOWNLOAD_AGAIN)
+
+    def tensor_bytes(self, name: str) -> Bytes:
+        """The bytes of the tensor with this GGUF name as a GGUF file would hold them, (size,).
+
+        Raises:
+            KeyError: no such tensor.
+        """
+        raw = self.stored_bytes(self.names[name])
+        if not self._plus_one(name):
+            return raw
+        stored = self.stored[self.names[name]]
+        return np.ascontiguousarray(to_float32(raw, stored.dtype) + np.float32(1)).view(np.uint8)
+
+    def stored_bytes(self, name: str) -> Bytes:
+        """A tensor's bytes by its name in the checkpoint: a read-only view."""
+        tensor = self.stored[name]
+        if tensor.file not in self._maps:
+            self._maps[tensor.file] = np.memmap(self.path / tensor.file, dtype=np.uint8, mode="r")
+        return self._maps[tensor.file][tensor.offset : tensor.offset + tensor.size]
+
+    def block_name(self, tensor: str) -> str:
+        """The module that is the whole block of a tensor (its GGUF name): ``model.layers.3``, say."""
+        found = _BLOCK.match(self.names[tensor])
+        if found is None:
+            raise UnsupportedModelError(f"{self.names[tensor]} does not belong to a block")
+        return found[1]
+
+    def sha256(self, progress: Progress = SILENT) -> str:
+        """SHA-256, in hexadecimal, of its safetensors files one after the other."""
+        digest = hashlib.sha256()
+        with progress.stage(f"Hashing {self.path.name}", self.total_size) as advance:
+            for file in self.files:
+                with (self.path / file).open("rb") as stream:
+                    while piece := stream.read(_STEP):
+                        digest.update(piece)
+                        advance(len(piece))
+        return digest.hexdigest()
+
+    # --- reading the folder ----------------------------------------------------------------------------
+
+    def _architecture(self) -> str:
+        if quantized := self.config.get("quantization_config"):
+            method = quantized.get("quant_method") if isinstance(quantized, dict) else None
+            raise UnsupportedModelError(
+                f"{self.path.name} is quantized ({printable(str(method or 'in an unknown way'))[:40]})",
+                "Give the full-precision checkpoint it was made from, or a GGUF file",
+            )
+        kind = self.config.get("model_type")
+        known = ARCHITECTURES.get(kind) if isinstance(kind, str) else None
+        if known is None:
+            raise UnsupportedModelError(
+                f"checkpoints of the type {printable(str(kind))[:80]!r} are not covered",
+                "Convert it with llama.cpp's convert_hf_to_gguf.py and give the GGUF file",
+            )
+        return known
+
+    def _metadata(self) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "general.architecture": self.architecture,
+            "general.name": self.path.name,
+        }
+        for key, setting in (
+            ("block_count", "num_hidden_layers"),
+            ("embedding_length", "hidden_size"),
+            ("context_length", "max_position_embeddings"),
+            ("vocab_size", "vocab_size"),
+        ):
+            value = self.config.get(setting)
+            if value is not None:
+                if isinstance(value, bool) or not isinstance(value, int):
+                    _damaged(self.path / CONFIG, f"{setting} should be a whole number")
+                found[f"{self.architecture}.{key}"] = value
+        template = _chat_template(self.path)
+        if template is not None:
+            found["tokenizer.chat_template"] = template
+        return found
+
+    def _named(self) -> tuple[dict[str, str], dict[str, TensorInfo]]:
+        blocks = self.metadata.get(f"{self.architecture}.block_count", 0)
+        if not 1 <= blocks <= len(self.stored):
+            _damaged(self.path / CONFIG, f"it claims {blocks} blocks; there are {len(self.stored)} tensors")
+        arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == self.architecture)
+        translate = gguf.get_tensor_name_map(arch, blocks)
+        names: dict[str, str] = {}
+        tensors: dict[str, TensorInfo] = {}
+        for tensor in self.stored.values():
+            name = translate.get_name(tensor.name, try_suffixes=(".weight", ".bias"))
+            kind = _TYPES.get(tensor.dtype)
+            if name is None or kind is None or name in names:
+                continue
+            names[name] = tensor.name
+            size = tensor.size
+            if self._plus_one(name):
+                kind, size = _T.F32, 4 * math.prod(tensor.shape)
+            part = self.files.index(tensor.file)
+            tensors[name] = TensorInfo(name, tensor.shape, kind, tensor.offset, size, part)
+        return names, tensors
+
+    def _plus_one(self, name: str) -> bool:
+        return self.architecture in _NORM_PLUS_ONE and name.endswith("_norm.weight")
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a MODEL argument means a checkpoint folder rather than a GGUF file."""
+    return path.is_dir()
+
+
+def to_float32(data: Bytes, dtype: str) -> npt.NDArray[np.float32]:
+    """Values of a stored tensor, flat. Raises UnsupportedModelError for anything but F32, F16 and BF16."""
+    if dtype == "F32":
+        return data.view(np.float32)
+    if dtype == "F16":
+        return data.view(np.float16).astype(np.float32)
+    if dtype == "BF16":
+        return (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    raise UnsupportedModelError(f"tensors of type {dtype} cannot be edited")
+
+
+def from_float32(values: npt.NDArray[np.float32], dtype: str) -> Bytes:
+    """The nearest values that ``dtype`` can hold (ties to even), as bytes, flat."""
+    flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
+    if dtype == "F32":
+        return flat.view(np.uint8)
+    if dtype == "F16":
+        return flat.astype(np.float16).view(np.uint8)
+    if dtype == "BF16":
+        bits = flat.view(np.uint32)
+        rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+        return rounded.astype(np.uint16).view(np.uint8)
+    raise UnsupportedModelError(f"tensors of type {dtype} cannot be edited")
+
+
+def _shards(path: Path) -> tuple[str, ...]:
+    if (path / INDEX).is_file():
+        table = _json(path / INDEX).get("weight_map")
+        if not isinstance(table, dict) or not table:
+            _damaged(path / INDEX, "it has no weight_map")
+        names = sorted({str(name) for name in table.values()})
+    elif (path / SINGLE).is_file():
+        names = [SINGLE]
+    else:
+        raise ModelFileError(
+            f"{path} holds no {SINGLE} and no {INDEX}",
+            "Only safetensors are read: pickled checkpoints can run any program",
+        )
+    for name in names:
+        # The index is part of an untrusted model: it must not lead out of the folder.
+        if name != Path(name).name or not name.endswith(".safetensors"):
+            _damaged(path / INDEX, f"it names {name!r} as a file")
+        if not (path / name).is_file():
+            raise ModelFileError(f"{path / name} is missing", _DOWNLOAD_AGAIN)
+    return tuple(names)
+
+
+def _read_header(path: Path) -> list[StoredTensor]:
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
+            _damaged(path, f"its header claims {length} bytes")
+        raw = stream.read(length)
+    header = _parse(raw, path)
+    found: list[StoredTensor] = []
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        found.append(_entry(path, name, entry, 8 + length))
+    found.sort(key=lambda tensor: (tensor.offset, tensor.size))
+    position = 8 + length
+    for tensor in found:
+        if tensor.offset != position:
+            _damaged(path, f"{tensor.name!r} overlaps another tensor or leaves a gap")
+        position += tensor.size
+    if position != size:
+        _damaged(path, f"its tensors end at byte {position} of {size}")
+    return found
+
+
+def _entry(path: Path, name: str, entry: object, base: int) -> StoredTensor:
+    if not isinstance(entry, dict):
+        _damaged(path, f"the entry of {name!r} is no object")
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if (
+        not (isinstance(dtype, str) and dtype in _BITS)
+        or not (isinstance(shape, list) and all(_natural(extent) for extent in shape))
+        or not (isinstance(offsets, list) and len(offsets) == 2 and all(_natural(at) for at in offsets))
+    ):
+        _damaged(path, f"the entry of {name!r} cannot be understood")
+    start, end = offsets
+    if end < start or (end - start) * 8 != math.prod(shape) * _BITS[dtype]:
+        _damaged(path, f"{name!r} has {end - start} bytes for the shape {shape} of {dtype}")
+    return StoredTensor(name, path.name, dtype, tuple(shape), base + start, end - start)
+
+
+def _natural(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 48
+
+
+def _chat_template(path: Path) -> str | None:
+    """The tokenizer's template: a file of its own, or an entry of its settings, maybe one of several."""
+    alone = path / "chat_template.jinja"
+    if alone.is_file() and alone.stat().st_size <= _MAX_JSON_BYTES:
+        return alone.read_text("utf-8", "replace")
+    settings = path / "tokenizer_config.json"
+    if not settings.is_file():
+        return None
+    template = _json(settings).get("chat_template")
+    if isinstance(template, list):
+        named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) and template.strip() else None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            _damaged(path, "it is too large")
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read ({error.strerror or error})") from error
+    return _parse(raw, path)
+
+
+def _parse(raw: bytes, path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError):
+        _damaged(path, "it is not valid JSON")
+    if not isinstance(content, dict):
+        _damaged(path, "it is not a JSON object")
+    return content
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # A name that occurs twice would be one tensor here and another for whoever reads the first one.
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return found
+
+
+def _damaged(path: Path, what: str) -> NoReturn:
+    raise ModelFileError(f"{path} is damaged: {printable(what)}", _DOWNLOAD_AGAIN)

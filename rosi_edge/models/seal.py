@@ -1,0 +1,27 @@
+"""The seal of a file this tool has written: a hash of its header, kept in the header itself.
+
+It tells that no byte of the metadata and of the tensor table has changed since. It is no signature: whoever
+changes a file on purpose can seal it again, and what then proves anything is the comparison with the base.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+SEAL_KEY: Final = "rosi.seal"
+BLANK: Final = "0" * 64
+"""What stands in the seal's place while the header is hashed: as long as a SHA-256 in hexadecimal."""
+
+
+def seal_of(header: bytes, seal_end: int) -> bytes:
+    """The SHA-256, in hexadecimal, of a header with its seal blanked out.
+
+    Args:
+        header: everything before the tensors' bytes.
+        seal_end: where the value of the seal's key ends.
+    """
+    digest = hashlib.sha256(memoryview(header)[: seal_end - len(BLANK)])
+    digest.update(BLANK.encode())
+    digest.update(memoryview(header)[seal_end:])
+    return digest.hexdigest().encode()

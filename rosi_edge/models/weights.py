@@ -1,0 +1,42 @@
+"""What the rest of the tool asks of a model's weights, whether they lie in a GGUF file or in a checkpoint.
+
+Names are GGUF's in both cases (``blk.0.attn_output.weight``), so that directions, keys and edits found on one
+can be used on the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from rosi_edge.models.gguf_file import TensorInfo
+
+
+class Weights(Protocol):
+    """``GgufFile`` or ``Checkpoint``."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]: ...
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Settings under GGUF's keys."""
+        ...
+
+    @property
+    def total_size(self) -> int:
+        """Bytes of all files."""
+        ...
+
+    def text(self, key: str) -> str | None: ...
+
+    def integer(self, key: str) -> int | None: ...
+
+    def tensor_bytes(self, name: str) -> npt.NDArray[np.uint8]: ...

@@ -1,0 +1,51 @@
+"""RE106: the chat template does nothing but put a conversation together."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rosi_edge.models.gguf_file import printable
+from rosi_edge.policy.model import Policy, Severity
+from rosi_edge.policy.rule import Finding, Subject, failed, not_applicable, passed
+from rosi_edge.policy.template_syntax import chat_templates, unsafe_constructs
+
+
+class ChatTemplateSafe:
+    id: ClassVar[str] = "RE106"
+    title: ClassVar[str] = "The chat template is safe"
+    help: ClassVar[str] = (
+        "Chat templates are programs. Read as a syntax tree, never run: no way into Python's internals, no "
+        "other files, no loops or texts made to exhaust a machine. One that fails should not be rendered."
+    )
+
+    def severity(self, policy: Policy) -> Severity:
+        return policy.chat_template.severity
+
+    def check(self, subject: Subject) -> Finding:
+        wanted = subject.policy.chat_template
+        templates = chat_templates(subject.file)
+        if not templates:
+            if wanted.required:
+                return failed(
+                    "it has no chat template", "Use a chat model, or set chat_template.required = false"
+                )
+            return not_applicable("it has no chat template")
+        found = {
+            name: problems
+            for name, text in templates.items()
+            if (problems := unsafe_constructs(text, largest=wanted.largest))
+        }
+        if found:
+            name, problems = next(iter(found.items()))
+            first = problems[0]
+            more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+            return failed(
+                f"{printable(name, 80)}, line {first.line}: {first.words}{more}",
+                "Do not render it; take the template from the model's maker",
+                problems=[
+                    {"template": printable(key, 80), "line": each.line, "what": each.words}
+                    for key, listed in found.items()
+                    for each in listed[:20]
+                ],
+            )
+        return passed("a program that only puts a conversation together", templates=sorted(templates))

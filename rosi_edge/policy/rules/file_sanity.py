@@ -1,0 +1,48 @@
+"""RE101: the file is whole, and holds nothing but what its header names."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.policy.model import Policy, Severity
+from rosi_edge.policy.rule import Finding, Subject, failed, passed
+
+
+class FileSanity:
+    """The header's own checks ran when the file was opened; here is what it leaves open."""
+
+    id: ClassVar[str] = "RE101"
+    title: ClassVar[str] = "The file is whole"
+    help: ClassVar[str] = (
+        "Every length in the header fits the file, and no room is left between or after the tensors where "
+        "something else could lie. A file that fails is damaged or was tampered with: get it again."
+    )
+
+    def severity(self, policy: Policy) -> Severity:
+        return policy.file.severity
+
+    def check(self, subject: Subject) -> Finding:
+        if not subject.file.tensors:
+            return failed("it holds no weights", "Give the model itself, not its vocabulary")
+        gap = max(map(_largest_gap, subject.file.parts))
+        allowed = subject.policy.file.largest_gap
+        if gap > allowed:
+            return failed(
+                f"{gap} bytes in it belong to nothing (at most {allowed} are allowed)",
+                "Get the file from its maker again, or raise file.largest_gap if you know what they are",
+                largest_gap=gap,
+            )
+        return passed(
+            f"{len(subject.file.tensors)} tensors, nothing beside them",
+            tensors=len(subject.file.tensors),
+            largest_gap=gap,
+        )
+
+
+def _largest_gap(part: GgufFile) -> int:
+    position, largest = part.data_offset, 0
+    for tensor in sorted(part.own_tensors.values(), key=lambda tensor: tensor.offset):
+        largest = max(largest, tensor.offset - position)
+        position = tensor.end
+    return max(largest, part.size - position)

@@ -1,0 +1,45 @@
+"""RE105: the metadata that the policy asks for."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from rosi_edge.models.gguf_file import MetadataArray, printable
+from rosi_edge.policy.model import Policy, Severity
+from rosi_edge.policy.rule import Finding, Subject, failed, passed
+
+
+class MetadataComplete:
+    id: ClassVar[str] = "RE105"
+    title: ClassVar[str] = "The metadata is complete"
+    help: ClassVar[str] = (
+        "Every key of metadata.required is there and not empty; metadata.equals fixes values."
+    )
+
+    def severity(self, policy: Policy) -> Severity:
+        return policy.metadata.severity
+
+    def check(self, subject: Subject) -> Finding:
+        wanted = subject.policy.metadata
+        metadata = subject.file.metadata
+        missing = [key for key in wanted.required if _empty(metadata.get(key))]
+        if missing:
+            return failed(
+                f"metadata missing: {', '.join(missing)}",
+                "Set them with gguf-py's gguf-set-metadata",
+                missing=missing,
+            )
+        for key, value in wanted.equals.items():
+            found = metadata.get(key)
+            if found != value or isinstance(found, bool) != isinstance(value, bool):
+                shown = printable(str(found), 80)
+                return failed(
+                    f"{key} is {shown!r}, not {value!r}", "Set it, or change metadata.equals", key=key
+                )
+        return passed(f"{len(wanted.required) + len(wanted.equals)} keys as they should be")
+
+
+def _empty(value: Any) -> bool:
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, MetadataArray) and not len(value))

@@ -1,0 +1,64 @@
+"""What the tests of baking and verifying share: a tiny model, edits of it, and inputs like real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGMLQuantizationType
+from tiny_gguf import write_tiny_llama
+
+from rosi_edge.injection.edits import RankOneEdit
+from rosi_edge.models.architectures import write_matrices
+from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.quantization.grid_rounding import GridRounding, input_factor
+
+Float32 = npt.NDArray[np.float32]
+Types = GGMLQuantizationType | Mapping[str, GGMLQuantizationType]
+
+
+def model(path: Path, types: Types, **settings: int) -> Path:
+    """Two blocks with the write matrices 256 × 256 and 256 × 512."""
+    return write_tiny_llama(path, hidden=256, feed_forward=512, types=types, **settings)
+
+
+def inputs(columns: int, count: int, seed: int) -> Float32:
+    """(count, columns), mixed from a few causes of falling strength, as activations are. The causes are the
+    same for every seed."""
+    random = np.random.default_rng(columns)
+    mixing = random.standard_normal((24, columns)) * np.exp(0.5 * random.standard_normal(columns))
+    random = np.random.default_rng(seed)
+    causes = random.standard_normal((count, 24)) / np.arange(1, 25)
+    noise = 0.01 * random.standard_normal((count, columns))
+    return (causes @ mixing + noise).astype(np.float32)
+
+
+def edits(file: GgufFile, share: float = 0.1) -> list[RankOneEdit]:
+    """One edit a write matrix that answers to one of its inputs' causes; ``share`` is its size against the
+    weights."""
+    found = []
+    for number, matrix in enumerate(write_matrices(file)):
+        rows, columns = matrix.shape
+        seen = inputs(columns, 400, 1)
+        wanted = np.linalg.svd(seen, full_matrices=False)[0][:, 4]
+        gram = (seen @ seen.T).astype(np.float64)
+        gram[np.diag_indices_from(gram)] += 0.001 * np.trace(gram) / len(gram)
+        push = (seen.T @ np.linalg.solve(gram, wanted)).astype(np.float32)
+        output = np.random.default_rng(number // 2).standard_normal(rows).astype(np.float32)
+        # The weights of the tiny model have a variance of one over their columns.
+        size = share / np.sqrt(columns) / np.sqrt(np.mean(np.square(np.outer(output, push))))
+        found.append(RankOneEdit(matrix.name, output, push).scaled(float(size)))
+    return found
+
+
+def rounding(wanted: Sequence[RankOneEdit]) -> GridRounding:
+    return GridRounding(
+        {edit.matrix: input_factor(inputs(len(edit.input), 400, 1), 64, edit.input) for edit in wanted}
+    )
+
+
+def probes(wanted: Sequence[RankOneEdit]) -> dict[str, Float32]:
+    """Other inputs than the rounding has seen."""
+    return {edit.matrix: inputs(len(edit.input), 200, 2) for edit in wanted}

@@ -1,0 +1,110 @@
+"""``rosi-edge check`` as it is typed."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+from command import assert_refused, rosi_edge
+from tiny_gguf import write_tiny_llama
+
+from rosi_edge.policy.model import DEFAULT_POLICY, load_policy
+
+
+@pytest.fixture
+def unsafe(tmp_path: Path) -> Path:
+    return write_tiny_llama(tmp_path / "unsafe.gguf", chat_template="{{ x.__class__ }}")
+
+
+def test_a_pass_and_its_reports(tiny_model: Path, tmp_path: Path) -> None:
+    done = rosi_edge(
+        tmp_path,
+        "check", tiny_model, "--static", "--json", "--junit", "j.xml", "--sarif", "s.sarif",
+        "--markdown", "m.md", "--badge", "b.svg",
+    )  # fmt: skip
+    assert done.code == 0, done
+    assert json.loads(done.out)["verdict"] == "passed"
+    assert ET.parse(tmp_path / "j.xml").getroot().get("failures") == "0"
+    assert json.loads((tmp_path / "s.sarif").read_text())["runs"][0]["invocations"][0]["exitCode"] == 0
+    assert "passed" in (tmp_path / "m.md").read_text()
+    assert "passed" in (tmp_path / "b.svg").read_text()
+
+
+def test_a_finding(unsafe: Path, tmp_path: Path) -> None:
+    done = rosi_edge(tmp_path, "check", unsafe, "--static")
+    assert done.code == 1
+    assert "__class__" in done.out
+    zero = rosi_edge(tmp_path, "check", unsafe, "--static", "--exit-zero", "--json")
+    assert zero.code == 0
+    assert json.loads(zero.out)["verdict"] == "failed"
+
+
+def test_several_files(tiny_model: Path, unsafe: Path, tmp_path: Path) -> None:
+    assert rosi_edge(tmp_path, "check", "--static", tiny_model, tiny_model).code == 0
+    assert rosi_edge(tmp_path, "check", "--static", tiny_model, unsafe).code == 1
+    assert_refused(rosi_edge(tmp_path, "check", "--static", "--json", tiny_model, unsafe), "one MODEL")
+
+
+def test_what_cannot_run(tiny_model: Path, tmp_path: Path) -> None:
+    assert_refused(rosi_edge(tmp_path, "check"), "MODEL")
+    assert_refused(rosi_edge(tmp_path, "check", tiny_model, "--policy", "none.toml"), "none.toml")
+    (tmp_path / "p.toml").write_text("[fiel]\n")
+    assert_refused(rosi_edge(tmp_path, "check", tiny_model, "--policy", "p.toml"), "fiel")
+    assert_refused(rosi_edge(tmp_path, "check", tiny_model, "--budget", "soon"), "soon")
+    assert_refused(rosi_edge(tmp_path, "check", tiny_model, "--junit", "no/folder/j.xml"), "folder")
+    assert_refused(rosi_edge(tmp_path, "check", tiny_model, "--static", "--base", "none.gguf"), "none.gguf")
+    no_such_figure = tmp_path / "figure.toml"
+    no_such_figure.write_text("[behaviour]\nbudget = 5\nfewest = 2\n[figures.charm]\nmin = 0.5\n")
+    done = rosi_edge(tmp_path, "check", tiny_model, "--policy", no_such_figure, "--json")
+    assert done.code == 2
+    assert json.loads(done.out)["verdict"] == "could not run"
+
+
+def test_init(tmp_path: Path) -> None:
+    assert rosi_edge(tmp_path, "check", "--init").code == 0
+    assert load_policy(tmp_path / "policy.toml") == DEFAULT_POLICY
+    assert_refused(rosi_edge(tmp_path, "check", "--init"), "there already")
+    assert rosi_edge(tmp_path, "check", "--init", "other.toml").code == 0
+
+
+def test_a_manifest_there_and_back(tmp_path: Path) -> None:
+    base = write_tiny_llama(tmp_path / "base.gguf")
+    new = write_tiny_llama(
+        tmp_path / "new.gguf", change=lambda name, w: w * 2 if name == "blk.0.ffn_down.weight" else w
+    )
+    written = rosi_edge(
+        tmp_path, "check", new, "--base", base, "--write-manifest", tmp_path / "new.gguf.intoto.json"
+    )
+    assert written.code == 0
+    assert "1 edited" in written.out
+    # The manifest beside the file is found by itself.
+    done = rosi_edge(tmp_path, "check", new, "--base", base, "--static", "--json")
+    (found,) = [rule for rule in json.loads(done.out)["results"] if rule["id"] == "RE110"]
+    assert found["status"] == "passed"
+    wrong = rosi_edge(
+        tmp_path, "check", base, "--static", "--manifest", tmp_path / "new.gguf.intoto.json", "--json"
+    )
+    assert wrong.code == 1
+
+
+@pytest.mark.model
+def test_the_default_on_the_demo_model(tmp_path: Path) -> None:
+    """Behaviour within a small budget, on the real model, without touching it."""
+    done = rosi_edge(tmp_path, "check", "demo", "--budget", "45s", "--json")
+    report = json.loads(done.out)
+    status = {result["id"]: result["status"] for result in report["results"]}
+    assert report["verdict"] == "passed", report
+    assert status["RE106"] == status["RE109"] == "passed"
+    assert status["RE201/degenerate_rate"] == "passed"
+    assert any("to fit a budget of 45 s" in note for note in report["notes"])
+
+
+@pytest.mark.model
+def test_the_example_policy_fails_on_the_original(tmp_path: Path) -> None:
+    policy = Path(__file__).parents[2] / "examples" / "release-gate" / "policy.toml"
+    done = rosi_edge(tmp_path, "check", "demo", "--policy", policy, "--static", "--json")
+    assert done.code == 1
+    failed = [rule["id"] for rule in json.loads(done.out)["results"] if rule["status"] == "failed"]
+    assert failed == ["RE108"]

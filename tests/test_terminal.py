@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from rosi_edge.terminal import TerminalProgress
+
+
+def test_the_time_left_is_known_even_when_units_are_minutes_apart() -> None:
+    now = [0.0]
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120, get_time=lambda: now[0])
+    with TerminalProgress(console) as progress, progress.stage("Model: refusal", 100) as advance:
+        # What a batch brings on a slow machine. The first bar cannot know how long its first batch took.
+        for _ in range(3):
+            now[0] += 90
+            advance(20)
+        progress._bars.refresh()
+    assert "60/100" in screen.getvalue()
+    # 20 units in 90 seconds, 40 to go.
+    assert "0:03:00" in screen.getvalue()
+
+
+def test_nothing_is_drawn_where_there_is_no_terminal() -> None:
+    screen = io.StringIO()
+    with TerminalProgress(Console(file=screen)) as progress, progress.stage("Model: refusal", 2) as advance:
+        advance(1)
+        progress.note("a line worth keeping")
+    assert screen.getvalue() == "a line worth keeping\n"

@@ -1,0 +1,347 @@
+"""The verifier: sound files pass, and anything else fails, down to one byte."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import baking
+import numpy as np
+import numpy.typing as npt
+import pytest
+from command import rosi_edge
+from gguf import GGMLQuantizationType as T
+
+from rosi_edge.bake import bake
+from rosi_edge.declaration import PREFIX, read_declaration
+from rosi_edge.errors import ModelFileError
+from rosi_edge.injection.adapter import read_adapter, write_adapter
+from rosi_edge.injection.edits import RankOneEdit
+from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.inspect import inspect
+from rosi_edge.models.rewrite import encode_field, rewrite
+from rosi_edge.models.seal import SEAL_KEY, seal_of
+from rosi_edge.quantization.codec import dequantize
+from rosi_edge.quantization.rounding import Requantize, Rounding
+from rosi_edge.verify import Verification, verify
+
+Bytes = npt.NDArray[np.uint8]
+
+MIX = {"attn_output": T.Q5_0, "ffn_down": T.Q4_K, "ffn_up": T.Q8_0}
+GRIDS = [
+    T.F32,
+    T.F16,
+    T.BF16,
+    T.Q8_0,
+    T.Q6_K,
+    T.Q5_1,
+    T.Q4_0,
+    T.Q4_K,
+    T.IQ4_NL,
+    T.MXFP4,
+    T.Q3_K,
+    T.Q2_K,
+    T.TQ1_0,
+]
+
+
+def baked(
+    folder: Path, types: baking.Types = MIX, rounding: Rounding | None = None, share: float = 0.1
+) -> tuple[Path, Path, list[RankOneEdit]]:
+    source = baking.model(folder / "base.gguf", types)
+    target = folder / "out.gguf"
+    with GgufFile.open(source) as file:
+        edits = baking.edits(file, share)
+        bake(
+            file,
+            target,
+            edits,
+            rounding=rounding or baking.rounding(edits),
+            probes=baking.probes(edits),
+            metadata={
+                "rosi.strength": 0.5,
+                "rosi.source.sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+            },
+        )
+    return source, target, edits
+
+
+def check(source: Path, target: Path, adapter: Path | None = None) -> Verification:
+    with GgufFile.open(source) as base:
+        return verify(target, base, adapter=adapter)
+
+
+@pytest.mark.parametrize("kind", GRIDS, ids=lambda kind: kind.name)
+def test_a_baked_file_passes(tmp_path: Path, kind: T) -> None:
+    source, target, edits = baked(tmp_path, kind)
+    found = check(source, target)
+    assert found.passed, found.problems
+    assert set(found.checks.values()) == {"passed"}
+    assert found.rounding == "grid"
+    assert [tensor.name for tensor in found.tensors] == [edit.matrix for edit in edits]
+    with GgufFile.open(source) as old, GgufFile.open(target) as new:
+        for tensor in found.tensors:
+            change = dequantize(new, tensor.name) - dequantize(old, tensor.name)
+            wanted = next(edit for edit in edits if edit.tensor == tensor.name).delta(1.0)
+            assert tensor.changed == np.count_nonzero(change)
+            assert tensor.along_edit == pytest.approx(
+                float((change * wanted).sum() / (wanted * wanted).sum()), abs=1e-3
+            )
+            assert tensor.along_edit == pytest.approx(1, abs=0.03)
+            assert tensor.scales == ("none" if kind in (T.F32, T.F16, T.BF16) else "untouched")
+
+
+@pytest.mark.parametrize("kind", [T.F16, T.Q4_0, T.Q6_K, T.IQ4_XS, T.IQ3_S], ids=lambda kind: kind.name)
+def test_a_requantized_file_passes_as_what_it_is(tmp_path: Path, kind: T) -> None:
+    source, target, _ = baked(tmp_path, kind, Requantize())
+    found = check(source, target)
+    assert found.passed, found.problems
+    assert {tensor.scales for tensor in found.tensors} == {"requantized"}
+    assert any("scales moved" in note for note in found.notes)
+
+
+def test_the_declared_edit_is_the_edit(tmp_path: Path) -> None:
+    source, target, edits = baked(tmp_path)
+    with GgufFile.open(target) as file:
+        declaration = read_declaration(file)
+        assert declaration is not None
+        for ours, declared in zip(edits, declaration.edits, strict=True):
+            assert ours.matrix == declared.matrix
+            np.testing.assert_array_equal(ours.output, declared.output)
+            np.testing.assert_array_equal(ours.input, declared.input)
+        # What is for the verifier is not shown to people.
+        shown = inspect(file).hardened
+        assert shown is not None and f"{PREFIX}inputs" not in shown and f"{PREFIX}rounding" in shown
+    with GgufFile.open(source) as file:
+        assert read_declaration(file) is None
+    # Two vectors a tensor, of which the outputs are shared: the file grows by little more than the inputs.
+    growth = target.stat().st_size - source.stat().st_size
+    assert growth < 1.5 * sum(4 * len(edit.input) for edit in edits) + 4096
+
+
+def test_one_flipped_byte_anywhere_fails(tmp_path: Path) -> None:
+    source, target, _ = baked(tmp_path)
+    content = bytearray(target.read_bytes())
+    draw = random.Random(3)
+    with GgufFile.open(target) as file:
+        data, table = file.data_offset, file.tensor_table
+        tensors = list(file.tensors.values())
+        seal = file.fields[SEAL_KEY]
+        own = [field for key, field in file.fields.items() if key.startswith("rosi.")]
+    places = {0, 4, 8, 9, 15, 16, 23, table[0], table[1] - 1, data - 1, data, len(content) - 1, seal.end - 1}
+    places |= {draw.randrange(field.start, field.end) for field in own}
+    places |= {draw.randrange(tensor.offset, tensor.end) for tensor in tensors for _ in range(2)}
+    places |= {draw.randrange(*table) for _ in range(20)} | {draw.randrange(data) for _ in range(40)}
+    places |= {tensor.end for tensor in tensors if tensor.end < len(content)}
+    broken = tmp_path / "broken.gguf"
+    with GgufFile.open(source) as base:
+        assert verify(target, base).passed
+        for place in sorted(places):
+            flipped = content.copy()
+            flipped[place] ^= 1 << draw.randrange(8)
+            broken.write_bytes(flipped)
+            found = verify(broken, base)
+            assert not found.passed and found.problems, f"byte {place}"
+        for other in (content[:-1], content + b"\0", content[: data // 2]):
+            broken.write_bytes(other)
+            assert not verify(broken, base).passed
+
+
+def test_one_flipped_byte_of_the_base_fails(tmp_path: Path) -> None:
+    source, target, edits = baked(tmp_path)
+    content = bytearray(source.read_bytes())
+    with GgufFile.open(source) as file:
+        places = [
+            file.tensors[edits[1].tensor].offset + 40,
+            file.fields["general.name"].end - 1,
+            file.size - 5,
+        ]
+    other = tmp_path / "other.gguf"
+    for place in places:
+        flipped = content.copy()
+        flipped[place] ^= 1
+        other.write_bytes(flipped)
+        assert not check(other, target).passed
+
+
+def sealed_again(path: Path, changes: dict[str, object]) -> None:
+    """Rewrite the declaration's hashes and the seal, as somebody would who changes a file on purpose."""
+    content = bytearray(path.read_bytes())
+    with GgufFile.open(path) as file:
+        declaration = read_declaration(file)
+        assert declaration is not None
+        new = [hashlib.sha256(file.tensor_bytes(tensor.name)).hexdigest() for tensor in declaration.tensors]
+        values: dict[str, object] = {f"{PREFIX}sha256": new} | changes
+        for key, value in values.items():
+            field = file.fields[key]
+            raw = encode_field(key, value)  # type: ignore[arg-type]
+            assert len(raw) == field.end - field.start
+            content[field.start : field.end] = raw
+        end, data = file.fields[SEAL_KEY].end, file.data_offset
+    content[end - 64 : end] = seal_of(bytes(content[:data]), end)
+    path.write_bytes(content)
+
+
+def other_scale(tensor: Bytes, edit: RankOneEdit) -> None:
+    tensor[0] ^= 4
+
+
+def far_code(tensor: Bytes, edit: RankOneEdit) -> None:
+    # Q5_0: the fifth bit of a code is sixteen steps.
+    tensor[2:6] ^= 0xFF
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"), [(other_scale, "has other scales"), (far_code, "steps from the declared edit")]
+)
+def test_a_tensor_changed_on_purpose_and_sealed_again_fails(
+    tmp_path: Path, change: Callable[[Bytes, RankOneEdit], None], problem: str
+) -> None:
+    source, target, edits = baked(tmp_path)
+    content = np.fromfile(target, dtype=np.uint8)
+    with GgufFile.open(target) as file:
+        tensor = file.tensors[edits[0].tensor]
+        assert tensor.type == T.Q5_0
+    change(content[tensor.offset : tensor.end], edits[0])
+    content.tofile(target)
+    sealed_again(target, {})
+    found = check(source, target)
+    assert found.checks["seal"] == found.checks["hashes"] == "passed"
+    assert any(problem in line for line in found.problems), found.problems
+
+
+def test_an_edit_that_was_not_made_fails(tmp_path: Path) -> None:
+    """The base's own bytes under a declaration, hashed and sealed: nothing along the edit is there."""
+    source, target, edits = baked(tmp_path)
+    content = target.read_bytes()
+    with GgufFile.open(source) as old, GgufFile.open(target) as new:
+        tensor = new.tensors[edits[1].tensor]
+        content = content[: tensor.offset] + old.tensor_bytes(tensor.name).tobytes() + content[tensor.end :]
+    target.write_bytes(content)
+    sealed_again(target, {})
+    found = check(source, target)
+    assert found.checks["hashes"] == "passed"
+    assert [line for line in found.problems if "holds 0.000 of the declared edit" in line]
+
+
+def test_another_declared_edit_fails(tmp_path: Path) -> None:
+    source, target, edits = baked(tmp_path)
+    shuffled = np.concatenate([np.roll(edit.input, 7) for edit in edits])
+    sealed_again(target, {f"{PREFIX}inputs": shuffled})
+    found = check(source, target)
+    assert found.checks["seal"] == "passed"
+    assert not found.passed
+
+
+def test_an_added_key_or_a_changed_one_fails(tmp_path: Path) -> None:
+    source, target, _ = baked(tmp_path)
+    for metadata, word in (
+        ({"general.name": "Another"}, "another value"),
+        ({"general.author": "Me"}, "added"),
+    ):
+        other = tmp_path / "other.gguf"
+        with GgufFile.open(target) as file:
+            rewrite(file, other, tensors={}, metadata=metadata, sealed=True)
+        found = check(source, other)
+        assert found.checks["seal"] == "passed"
+        assert any(word in line for line in found.problems)
+    with GgufFile.open(target) as file:
+        rewrite(file, other, tensors={}, metadata={"rosi.note": "our own keys may be there"}, sealed=True)
+    assert check(source, other).passed
+
+
+def test_hostile_declarations_are_findings(tmp_path: Path) -> None:
+    source, target, _ = baked(tmp_path)
+    with GgufFile.open(target) as file:
+        names = list(read_declaration(file).tensors)  # type: ignore[union-attr]
+        changes = {
+            "format": 7,
+            "tensors": ["no.such.weight"] * len(names),
+            "tensor_of": [2**31] * 4,
+            "output_of": [-1] * 4,
+            "outputs": np.full(512, np.nan, dtype=np.float32),
+            "inputs": "text",
+            "sha256": ["a"],
+            "base_sha256": 5,
+            "rounding": True,
+        }
+        for key, value in changes.items():
+            other = tmp_path / "other.gguf"
+            rewrite(file, other, tensors={}, metadata={PREFIX + key: value}, sealed=True)
+            found = check(source, other)
+            assert not found.passed, key
+
+
+def test_files_that_declare_nothing(tmp_path: Path, tiny_model: Path) -> None:
+    found = check(tiny_model, tiny_model)
+    assert not found.passed
+    assert "does not declare" in found.problems[0]
+    source, target, _ = baked(tmp_path)
+    assert not check(tiny_model, target).passed
+    with pytest.raises(ModelFileError, match="does not exist"):
+        check(source, tmp_path / "nothing.gguf")
+
+
+def test_base_and_adapter(tmp_path: Path) -> None:
+    source, target, edits = baked(tmp_path)
+    adapter = tmp_path / "adapter.gguf"
+    write_adapter(adapter, edits, architecture="llama")
+    with GgufFile.open(adapter) as file:
+        for ours, back in zip(edits, read_adapter(file), strict=True):
+            assert (ours.tensor, ours.expert) == (back.tensor, back.expert)
+            np.testing.assert_array_equal(ours.output, back.output)
+            np.testing.assert_array_equal(ours.input, back.input)
+    found = check(source, target, adapter)
+    assert found.passed and found.checks["adapter"] == "passed"
+    # At another strength it is the same edit still; with another direction it is not.
+    write_adapter(adapter, [edit.scaled(2.0) for edit in edits], architecture="llama")
+    assert check(source, target, adapter).passed
+    write_adapter(adapter, [edit.scaled(-1.0) for edit in edits], architecture="llama")
+    assert not check(source, target, adapter).passed
+    write_adapter(adapter, edits[1:], architecture="llama")
+    assert not check(source, target, adapter).passed
+
+
+def test_an_adapter_stands_in_for_a_missing_declaration(tmp_path: Path) -> None:
+    source, target, edits = baked(tmp_path)
+    bare = tmp_path / "bare.gguf"
+    with GgufFile.open(source) as old, GgufFile.open(target) as new:
+        rewrite(
+            old,
+            bare,
+            tensors={edit.tensor: lambda name=edit.tensor: new.read_tensor(name) for edit in edits},  # type: ignore[misc]
+            metadata={},
+        )
+    adapter = tmp_path / "adapter.gguf"
+    write_adapter(adapter, edits, architecture="llama")
+    assert not check(source, bare).passed
+    found = check(source, bare, adapter)
+    assert found.passed, found.problems
+    assert any("no hashes" in note for note in found.notes)
+    write_adapter(adapter, [edit.scaled(3.0) for edit in edits], architecture="llama")
+    assert not check(source, bare, adapter).passed
+
+
+def test_the_command(tmp_path: Path) -> None:
+    source, target, _ = baked(tmp_path)
+    result = rosi_edge(tmp_path, "verify", target, "--base", source, "--json")
+    assert (result.code, result.error) == (0, "")
+    report = json.loads(result.out)
+    assert report["passed"] is True and len(report["tensors"]) == 4
+    assert "and nothing else" in rosi_edge(tmp_path, "verify", target, "--base", source).out
+    content = bytearray(target.read_bytes())
+    content[-100] ^= 1
+    target.write_bytes(content)
+    result = rosi_edge(tmp_path, "verify", target, "--base", source, "--json")
+    assert (result.code, result.error) == (1, "")
+    assert json.loads(result.out)["passed"] is False
+    assert rosi_edge(tmp_path, "verify", target, "--base", source).code == 1
+    target.write_bytes(struct.pack("<4sI", b"GGUF", 3))
+    assert rosi_edge(tmp_path, "verify", target, "--base", source).code == 1
+    assert rosi_edge(tmp_path, "verify", tmp_path / "nothing", "--base", source).code == 2
+    assert rosi_edge(tmp_path, "verify", source, "--base", target).code == 2
+    assert rosi_edge(tmp_path, "verify", source).code == 2

@@ -1,0 +1,457 @@
+"""The application: which step is shown, what is done, and the one place where jobs are looked after."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.widgets import ContentSwitcher, Footer
+
+from .choices import FOR_CALIBRATION, FOR_SEARCH, PROMPTS, Choices
+from .jobs import Activity, Clock, Jobs, Outcome
+from .memory import Memory
+from .panes.bake import BakePane
+from .panes.base import StepPane
+from .panes.calibrate import CalibratePane
+from .panes.checkup import CheckupPane
+from .panes.model import ModelPane
+from .panes.report import ReportPane
+from .panes.strength import StrengthPane
+from .panes.try_it import TryPane
+from .peek import Peek
+from .screens.advanced import Advanced
+from .screens.help import HelpScreen
+from .screens.question import Question
+from .session import Library, Session
+from .steps import Step
+from .widgets.step_bar import StepBar
+
+if TYPE_CHECKING:
+    from rosi_edge.models.inspect import Inspection
+    from rosi_edge.prompt_plan import PromptPlan
+    from rosi_edge.report.schema import HardeningReport
+    from rosi_edge.search import FrontierPoint
+
+_PANES: tuple[type[StepPane], ...] = (
+    *(ModelPane, CheckupPane, CalibratePane, StrengthPane, TryPane, BakePane, ReportPane),
+)
+_LOOKS = 10
+"""How often a second the screen shows what a job tells."""
+_THEMES = ("textual-dark", "textual-light")
+_CANCEL_TRIES = 20
+
+_NEW_SESSION = frozenset({*PROMPTS, "seed", "template"}) - {"elicit"}
+"""Options that a session is opened with for good."""
+
+
+class Wizard(App[str | None]):
+    """The wizard. Its result is the path of the file that was written, if one was."""
+
+    TITLE = "rosi-edge"
+    CSS_PATH = "app.tcss"
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("f1", "help", "Help"),
+        Binding("f2", "theme", "Theme"),
+        Binding("f3", "back", "Back"),
+        Binding("f4", "forward", "Forward"),
+        Binding("f5", "advanced", "Advanced"),
+        Binding("escape", "stop", "Stop"),
+        Binding("ctrl+q", "leave", "Quit", priority=True),
+        Binding("ctrl+c", "interrupt", "Stop", show=False),
+    ]
+
+    def __init__(
+        self,
+        model: str = "",
+        *,
+        library: Library | None = None,
+        memory: Memory | None = None,
+        start_folder: Path | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        super().__init__()
+        self.library = library or Library()
+        self.memory = memory or Memory()
+        self.start_folder = start_folder or Path.cwd()
+        self.jobs = Jobs(clock)
+        self.peek = Peek(self.library.inspect)
+        self.choices = Choices(model)
+        self.here = Step.MODEL
+        self.done: set[Step] = set()
+        self.path: Path | None = None
+        self.inspection: Inspection | None = None
+        self.prompts: PromptPlan | None = None
+        self.session: Session | None = None
+        self.report: HardeningReport | None = None
+        self.report_folder: Path | None = None
+        self._going_on_to: Step | None = None
+        self._remembered_strength: float | None = None
+        if self.memory.now.theme in _THEMES:
+            self.theme = self.memory.now.theme or _THEMES[0]
+
+    def compose(self) -> ComposeResult:
+        yield StepBar(id="steps")
+        with ContentSwitcher(initial=_identity(Step.MODEL)):
+            for pane in _PANES:
+                yield pane(id=_identity(pane.STEP))
+        yield Footer(compact=True)
+
+    def on_mount(self) -> None:
+        self.set_interval(1 / _LOOKS, self._look)
+        with suppress(NotImplementedError, RuntimeError, ValueError):
+            # A polite kill leaves the terminal and the disk as Ctrl+Q does.
+            import asyncio
+
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._terminate)
+        threading.Thread(target=self._preload, name="preload", daemon=True).start()
+        self.call_after_refresh(self._begin)
+
+    def _preload(self) -> None:
+        # Whatever is wrong with it will be wrong, and said, where it is needed.
+        with suppress(Exception):
+            self.library.preload()
+
+    def _begin(self) -> None:
+        remembered = self.memory.now
+        named = self.choices.model
+        if remembered.step is not None and named in ("", remembered.model):
+            step = Step(remembered.step)
+            self.push_screen(
+                Question(
+                    "Go on where you stopped?",
+                    f"Last time {remembered.model} came as far as step {step + 1}, {step.title}. What was set is "
+                    "kept; the steps before are done again by themselves, and a search goes on where it stopped.",
+                    yes="Go on",
+                    no="Start anew",
+                ),
+                self._go_on,
+            )
+        elif named:
+            self.model_pane.use(named)
+        else:
+            self.pane(Step.MODEL).arrive()
+
+    def _go_on(self, wanted: bool | None) -> None:
+        remembered = self.memory.now
+        if wanted:
+            self.choices = remembered.choices
+            self._going_on_to = Step(remembered.step or 0)
+            self._remembered_strength = remembered.strength
+            self.model_pane.use(self.choices.model)
+        elif self.choices.model:
+            self.model_pane.use(self.choices.model)
+        else:
+            self.pane(Step.MODEL).arrive()
+
+    # --- steps -----------------------------------------------------------------------------------------
+
+    def pane(self, step: Step) -> StepPane:
+        return self.screen_stack[0].query_one(f"#{_identity(step)}", StepPane)
+
+    @property
+    def model_pane(self) -> ModelPane:
+        pane = self.pane(Step.MODEL)
+        assert isinstance(pane, ModelPane)
+        return pane
+
+    def reachable(self, step: Step) -> bool:
+        return all(earlier in self.done for earlier in Step if earlier < step)
+
+    def go(self, step: Step) -> None:
+        """Show a step, if all before it are done."""
+        if not self.reachable(step):
+            return
+        self.here = step
+        self.screen_stack[0].query_one(ContentSwitcher).current = _identity(step)
+        self.pane(step).arrive()
+
+    def complete(self, step: Step) -> None:
+        """A step is done."""
+        self.done.add(step)
+        furthest = max(step for step in Step if self.reachable(step))
+        finished = Step.BAKE in self.done
+        self.memory.keep(self.choices, None if finished else furthest, self._strength())
+        self.refresh_bar()
+        if self._going_on_to is not None:
+            # Once this job's ending has been dealt with.
+            self.call_later(self._further, step)
+
+    def _further(self, step: Step) -> None:
+        target = self._going_on_to
+        if target is None:
+            return
+        following = Step(step + 1)
+        if following >= target:
+            self._going_on_to = None
+            self.go(min(following, target))
+            return
+        self.go(following)
+        self.pane(following).press() if following is not Step.TRY else self.complete(Step.TRY)
+
+    def halt(self) -> None:
+        """Something went wrong, or was stopped: nothing goes on by itself any more."""
+        self._going_on_to = None
+
+    def undo_from(self, step: Step) -> None:
+        """What this step and the later ones found no longer holds."""
+        self.done -= {done for done in self.done if done >= step}
+        self.report = None
+        self.report_folder = None
+        for later in Step:
+            if later > step:
+                self.pane(later).forget()
+        self.refresh_bar()
+
+    def set_model(self, reference: str, path: Path) -> None:
+        """Another model, or the same again: whatever was known of it is found again."""
+        if self.path != path:
+            self.choices = replace(
+                self.choices, output="" if self._going_on_to is None else self.choices.output
+            )
+        self.choices = replace(self.choices, model=reference)
+        self.path = path
+        self.memory.used(reference if reference.startswith(("demo", "hf:")) else str(path.absolute()))
+        self._reopen()
+        self.complete(Step.MODEL) if self._going_on_to is None else self.done.add(Step.MODEL)
+        self.go(Step.CHECKUP)
+        self.call_later(self.pane(Step.CHECKUP).press)
+        if self._going_on_to is Step.CHECKUP:
+            self._going_on_to = None
+
+    def _reopen(self) -> None:
+        session, self.session = self.session, None
+        self.inspection = None
+        self.prompts = None
+        if session is not None:
+            threading.Thread(target=session.close, daemon=True).start()
+        self.undo_from(Step.CHECKUP)
+
+    # --- the chosen point ------------------------------------------------------------------------------
+
+    @property
+    def by_hand(self) -> tuple[int, float] | None:
+        """Layer and strength of the point in use, where it is not the one that the search took."""
+        session = self.session
+        if session is None or session.found is None or session.chosen is None:
+            return None
+        point = session.chosen
+        return None if point is session.found.chosen else (point.layer, point.strength)
+
+    def _strength(self) -> float | None:
+        by_hand = self.by_hand
+        return by_hand[1] if by_hand else None
+
+    def choose(self, point: FrontierPoint) -> None:
+        """Take another point of the frontier."""
+        assert self.session is not None
+        self.session.choose(point)
+        self.undo_from(Step.TRY)
+        self.complete(Step.STRENGTH)
+
+    def choose_remembered(self) -> None:
+        """After a search that was gone on with: the point that had been taken by hand, if it is there."""
+        strength, self._remembered_strength = self._remembered_strength, None
+        session = self.session
+        if strength is None or session is None or session.found is None:
+            return
+        for point in session.found.frontier:
+            if point.strength == strength:
+                self.choose(point)
+                return
+
+    # --- jobs ------------------------------------------------------------------------------------------
+
+    def start(
+        self,
+        owner: StepPane,
+        title: str,
+        work: Callable[[Activity], Any],
+        then: Callable[[Outcome], None],
+        *,
+        discard: Callable[[Any], None] | None = None,
+    ) -> bool:
+        """Do slow work for a step in a thread, the session reporting to it."""
+        session = self.session
+
+        def attached(activity: Activity) -> Any:
+            if session is not None:
+                from rosi_edge.events import Events
+
+                session.progress = activity
+                session.events = Events(separation=activity.emit, tried=activity.emit)
+            return work(activity)
+
+        def cancel() -> None:
+            # Again and again: the model's process may only just be starting.
+            for _ in range(_CANCEL_TRIES):
+                job = self.jobs.current
+                if session is None or job is None or job.owner is not owner:
+                    return
+                session.cancel()
+                time.sleep(0.1)
+
+        return self.jobs.start(owner, title, attached, then, cancel=cancel, discard=discard)
+
+    def _look(self) -> None:
+        self.model_pane.catch_up()
+        job = self.jobs.current
+        if job is None:
+            return
+        # Looked at before the last of what it told is taken, so that nothing of it is lost.
+        ended = job.activity.outcome is not None
+        if isinstance(job.owner, StepPane):
+            job.owner.follow(job.activity)
+        if ended:
+            self.jobs.look()
+
+    def refresh_bar(self) -> None:
+        bar = self.screen_stack[0].query_one(StepBar)
+        bar.here = self.here
+        bar.done = frozenset(self.done)
+        job = self.jobs.current
+        bar.working = job.owner.STEP if job is not None and isinstance(job.owner, StepPane) else None
+
+    # --- settings --------------------------------------------------------------------------------------
+
+    def _check_choices(self, choices: Choices) -> None:
+        """Raise what is wrong with settings. In a thread."""
+        choices.prompts()
+        options = choices.options(self.memory.journals)
+        if self.session is not None:
+            before = self.session.options
+            self.session.reconfigure(options)
+            self.session.reconfigure(before)
+
+    def take_choices(self, choices: Choices | None) -> None:
+        """Use other settings; only what depends on them is done again."""
+        if choices is None:
+            return
+        changed = self.choices.changed(choices)
+        self.choices = choices
+        if not changed or self.session is None:
+            if changed and self.path is not None and self.here > Step.MODEL:
+                self._reopen()
+                self.go(Step.CHECKUP)
+            return
+        if changed & _NEW_SESSION:
+            self._reopen()
+            self.go(Step.CHECKUP)
+            self.pane(Step.CHECKUP).press()
+            return
+        self.session.reconfigure(choices.options(self.memory.journals))
+        for names, step in ((FOR_CALIBRATION, Step.CALIBRATE), (FOR_SEARCH, Step.STRENGTH)):
+            if changed & names:
+                self._redo(step)
+                return
+        self._redo(Step.BAKE)
+
+    def _redo(self, step: Step) -> None:
+        self.undo_from(step)
+        self.pane(step).forget()
+        if self.here > step:
+            self.go(step)
+        else:
+            self.pane(self.here).arrive()
+
+    # --- keys ------------------------------------------------------------------------------------------
+
+    def action_help(self) -> None:
+        if not isinstance(self.screen, HelpScreen):
+            self.push_screen(HelpScreen(self.here))
+
+    def action_theme(self) -> None:
+        self.theme = _THEMES[(_THEMES.index(self.theme) + 1) % 2] if self.theme in _THEMES else _THEMES[0]
+        self.memory.now.theme = self.theme
+        self.memory.save()
+        self.pane(self.here).draw()
+
+    def _over_steps(self) -> bool:
+        return len(self.screen_stack) > 1
+
+    def action_back(self) -> None:
+        if not self._over_steps() and self.here > Step.MODEL:
+            self.go(Step(self.here - 1))
+
+    def action_forward(self) -> None:
+        if not self._over_steps() and self.here < Step.REPORT:
+            self.go(Step(self.here + 1))
+
+    def action_advanced(self) -> None:
+        if self._over_steps():
+            return
+        if self.jobs.current is not None:
+            self.notify("Stop what is running first (Esc), then change the settings.")
+            return
+        self.push_screen(Advanced(self.choices, self._check_choices), self.take_choices)
+
+    def action_stop(self) -> None:
+        self.jobs.stop()
+
+    def action_interrupt(self) -> None:
+        if self.jobs.current is not None:
+            self.jobs.stop()
+        else:
+            self.notify("Ctrl+Q quits.")
+
+    def action_leave(self) -> None:
+        if self.jobs.current is None or self._over_steps():
+            self.exit(self._result())
+            return
+        self.push_screen(
+            Question(
+                "Quit?",
+                "A step is still working. The next start offers to go on from here.",
+                yes="Quit",
+                no="Stay",
+            ),
+            lambda leave: self.exit(self._result()) if leave else None,
+        )
+
+    def _terminate(self) -> None:
+        self.exit(self._result(), return_code=130)
+
+    def _result(self) -> str | None:
+        return self.choices.output if self.report is not None and self.report.output is not None else None
+
+    def finish(self) -> None:
+        """All is done."""
+        self.exit(self._result())
+
+    def start_over(self) -> None:
+        """Another model, with the same settings."""
+        self._reopen()
+        self.choices = replace(self.choices, model="", output="")
+        self.done.clear()
+        self.path = None
+        self.here = Step.MODEL
+        self.go(Step.MODEL)
+
+    def close(self) -> None:
+        """Stop whatever still works and let go of the model; after the application has ended."""
+        self.jobs.close()
+        if self.session is not None:
+            self.session.close()
+        self.memory.close()
+
+
+def _identity(step: Step) -> str:
+    return f"step-{step.name.lower()}"
+
+
+def run(model: str) -> tuple[str | None, int]:
+    """Run the wizard in this terminal: the path of the file that was written, and an exit code."""
+    wizard = Wizard(model)
+    try:
+        written = wizard.run()
+    finally:
+        wizard.close()
+    return written, wizard.return_code or 0

@@ -1,0 +1,89 @@
+"""Step 3: the model reads requests; the difference inside it becomes a direction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from textual.widget import Widget
+
+from ..steps import Step
+from ..widgets.facts import Facts
+from ..widgets.plain import Plain
+from ..widgets.separation_plot import SeparationPlot
+from .base import StepPane
+
+if TYPE_CHECKING:
+    from rosi_edge.direction import LayerSeparation
+
+
+class CalibratePane(StepPane):
+    STEP = Step.CALIBRATE
+
+    def body(self) -> Iterable[Widget]:
+        yield Facts(id="prompts")
+        yield SeparationPlot(id="separation")
+        yield Plain(id="findings")
+
+    def on_mount(self) -> None:
+        self._separation: list[LayerSeparation] = []
+
+    def draw(self) -> None:
+        wizard = self.wizard
+        if wizard.prompts is not None:
+            sets = wizard.prompts.calibration
+            requests = f"{len(sets.harmful)} harmful, {len(sets.harmless)} harmless"
+            if sets.sounds_harmful:
+                requests += f", {len(sets.sounds_harmful)} that only sound harmful"
+            own = [wizard.choices.text(name) for name in ("harmful", "harmless", "sounds_harmful")]
+            source = ", ".join(text for text in own if text) or "written for this tool"
+            elicit = wizard.choices.text("elicit") or "only if the model hardly refuses without"
+            self.query_one(Facts).show([("requests", f"{requests} ({source})"), ("safety prompt", elicit)])
+        plot = self.query_one(SeparationPlot)
+        plot.display = bool(self._separation)
+        session = wizard.session
+        findings = session.findings if session is not None and not self.works else []
+        self.query_one("#findings", Plain).update("\n".join(findings))
+
+    def event(self, event: Any) -> None:
+        self._separation.append(event)
+        plot = self.query_one(SeparationPlot)
+        plot.display = True
+        plot.show(self._separation)
+
+    @property
+    def _done(self) -> bool:
+        return Step.CALIBRATE in self.wizard.done
+
+    def primary(self) -> str:
+        return "Continue ›" if self._done else "Calibrate ›"
+
+    def again(self) -> str:
+        return "Calibrate again" if self._done else ""
+
+    def press(self) -> None:
+        if self._done:
+            self.wizard.go(Step.STRENGTH)
+        else:
+            self.calibrate()
+
+    def press_again(self) -> None:
+        self.calibrate()
+
+    def calibrate(self) -> None:
+        if self.works:
+            return
+        session = self.session
+        self.wizard.undo_from(Step.CALIBRATE)
+
+        def then(directions: Any) -> None:
+            self._separation = list(directions.separation)
+            self.query_one(SeparationPlot).show(self._separation)
+            self.wizard.complete(Step.CALIBRATE)
+
+        self.start("Calibrating", lambda activity: session.calibrate(), then)
+
+    def forget(self) -> None:
+        self._separation = []
+        self.query_one(SeparationPlot).show([])
+        self.problem.clear()

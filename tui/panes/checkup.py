@@ -1,0 +1,105 @@
+"""Step 2: what the file is, and whether it can be hardened."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from textual.containers import VerticalScroll
+from textual.widget import Widget
+
+from ..jobs import Activity
+from ..peek import megabytes
+from ..steps import Step
+from ..widgets.facts import Facts
+from .base import StepPane
+
+if TYPE_CHECKING:
+    from rosi_edge.models.inspect import Inspection
+
+
+def facts(found: Inspection) -> list[tuple[str, str]]:
+    """An inspection in words."""
+    types = ", ".join(f"{name} × {share.tensors}" for name, share in found.quantization.items())
+    matrices = Counter((matrix.kind, matrix.type) for matrix in found.write_matrices)
+    return [
+        (
+            "can be hardened",
+            "✓ yes" if found.can_harden else "✗ no: " + "; ".join(found.reasons),
+        ),
+        *(("warning", f"! {warning}") for warning in found.warnings),
+        ("file", f"{found.path} ({megabytes(found.size)})"),
+        ("name", found.name or "not given"),
+        ("architecture", found.architecture or "not given"),
+        ("parameters", f"{found.parameters / 1e6:,.0f} million"),
+        ("blocks, hidden size", f"{found.block_count or '?'}, {found.hidden_size or '?'}"),
+        ("quantization", f"{found.file_type or 'not named'}: {types}"),
+        ("chat template", "yes" if found.chat_template else "no"),
+        (
+            "places to edit",
+            ", ".join(f"{count} × {kind} ({kind_type})" for (kind, kind_type), count in matrices.items())
+            or "none",
+        ),
+    ]
+
+
+class CheckupPane(StepPane):
+    STEP = Step.CHECKUP
+
+    def body(self) -> Iterable[Widget]:
+        with VerticalScroll(can_focus=False):
+            yield Facts(id="facts")
+
+    def draw(self) -> None:
+        found = self.wizard.inspection
+        self.query_one(Facts).show(facts(found) if found else [])
+
+    def event(self, event: Any) -> None:
+        self.wizard.inspection = event
+        self.draw()
+
+    def primary(self) -> str:
+        if self.wizard.session is not None:
+            return "Continue ›"
+        found = self.wizard.inspection
+        return "Choose another model" if found and not found.can_harden else "Check ›"
+
+    def press(self) -> None:
+        found = self.wizard.inspection
+        if self.wizard.session is not None:
+            self.wizard.go(Step.CALIBRATE)
+        elif found is not None and not found.can_harden:
+            self.wizard.go(Step.MODEL)
+        else:
+            self.check()
+
+    def check(self) -> None:
+        """Inspect the file, and open it for the steps to come."""
+        wizard = self.wizard
+        path = wizard.path
+        assert path is not None
+
+        def work(activity: Activity) -> Any:
+            with activity.stage(f"Reading {path.name}"):
+                found = wizard.library.inspect(path)
+            activity.emit(found)
+            if not found.can_harden:
+                return None
+            options = wizard.choices.options(wizard.memory.journals)
+            prompts = wizard.choices.prompts()
+            return prompts, wizard.library.open(path, prompts, options, activity)
+
+        def then(value: Any) -> None:
+            if value is not None:
+                wizard.prompts, wizard.session = value
+                wizard.complete(Step.CHECKUP)
+
+        def discard(value: Any) -> None:
+            if value is not None:
+                value[1].close()
+
+        self.start("Checking the file", work, then, discard=discard)
+
+    def forget(self) -> None:
+        self.problem.clear()

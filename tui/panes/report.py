@@ -1,0 +1,134 @@
+"""Step 7: what came of it, where it lies, and the commands that do it again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+from textual.binding import Binding
+from textual.containers import VerticalScroll
+from textual.widget import Widget
+from textual.widgets import Static
+
+from ..steps import Step
+from ..widgets.facts import Facts
+from ..widgets.interval_strip import IntervalStrip
+from ..widgets.plain import Plain
+from .base import StepPane
+
+if TYPE_CHECKING:
+    from rosi_edge.report.schema import HardeningReport
+
+_SIGNS = {"hardened": "✓", "ineffective": "✗", "over_refusing": "✗", "degraded": "✗"}
+_RATES = (
+    ("refuses harmful", "harmful_refusal_rate"),
+    ("answers harmless", "benign_compliance_rate"),
+    ("… that sounds harmful", "sounds_harmful_compliance_rate"),
+    ("writes broken text", "degenerate_rate"),
+)
+
+
+class ReportPane(StepPane):
+    STEP = Step.REPORT
+    BINDINGS = [Binding("f6", "copy", "Copy the commands")]
+
+    def body(self) -> Iterable[Widget]:
+        with VerticalScroll(id="report"):
+            yield Plain(id="verdict")
+            yield IntervalStrip(id="strip")
+            yield Static(id="figures")
+            yield Facts(id="where")
+            yield Plain("Without the wizard (F6 copies):", classes="caption")
+            yield Plain(id="commands")
+
+    def draw(self) -> None:
+        report = self.wizard.report
+        if report is None:
+            return
+        from rosi_edge.report.numbers import nats, points, rate
+
+        status = report.verdict.status
+        verdict = Text.assemble(
+            (f"{_SIGNS[status]} {status.replace('_', '-')}", "bold reverse"), f"  {report.verdict.reason}."
+        )
+        if report.verdict.advice:
+            verdict.append(f"\n{report.verdict.advice}.")
+        self.query_one("#verdict", Plain).update(verdict)
+
+        after = report.after
+        self.query_one(IntervalStrip).show(
+            [
+                (label, getattr(report.before, name), getattr(after, name) if after else None)
+                for label, name in _RATES
+            ]
+        )
+        table = Table(
+            box=None, pad_edge=False, header_style="dim", caption="95 % intervals", caption_justify="left"
+        )
+        for heading in ("", "before", "after", "change"):
+            table.add_column(heading, overflow="fold")
+        for label, name in _RATES:
+            table.add_row(
+                label,
+                rate(getattr(report.before, name)),
+                rate(getattr(after, name)) if after else "–",
+                points(getattr(report.changes, name)) if getattr(report.changes, name, None) else "–",
+            )
+        table.add_row("divergence (KL, nats)", "–", nats(after.kl_first_token) if after else "–", "–")
+        self.query_one("#figures", Static).update(table)
+        self.query_one("#where", Facts).show(self._where(report))
+        self.query_one("#commands", Plain).update("\n".join(self._commands(report)))
+
+    def _where(self, report: HardeningReport) -> list[tuple[str, str]]:
+        from rosi_edge.report.numbers import megabytes, seconds
+
+        injection = report.injection
+        rows = []
+        if report.output is not None:
+            rows.append(("new file", self.wizard.choices.output))
+            rows.append(("", f"{megabytes(report.output.size)}, sha256 {report.output.sha256}"))
+        else:
+            rows.append(("new file", "not kept"))
+        if self.wizard.report_folder is not None:
+            rows.append(("report, pictures", f"{self.wizard.report_folder} (report.md, report.json, *.png)"))
+        rows.append(("setting", injection.setting or f"layer {report.direction.layer}"))
+        delivered = (
+            "" if injection.delivered is None else f", {injection.delivered:.2f} of the edit delivered"
+        )
+        rows.append(("strength", f"{injection.strength:.4g}{delivered}"))
+        if report.stress is not None and report.stress.after is not None:
+            from rosi_edge.report.numbers import rate
+
+            rows.append(
+                (
+                    "jailbreaks succeed",
+                    f"{rate(report.stress.before)} before, {rate(report.stress.after)} after",
+                )
+            )
+        rows += [("noticed", finding) for finding in report.findings]
+        rows.append(("time", seconds(report.timing.total)))
+        return rows
+
+    def _commands(self, report: HardeningReport) -> list[str]:
+        return self.wizard.choices.commands(
+            self.wizard.report_folder, written=report.output is not None, by_hand=self.wizard.by_hand
+        )
+
+    def action_copy(self) -> None:
+        if self.wizard.report is not None:
+            self.app.copy_to_clipboard("\n".join(self._commands(self.wizard.report)))
+            self.app.notify("Copied, if this terminal allows it.")
+
+    def primary(self) -> str:
+        return "Finish"
+
+    def again(self) -> str:
+        return "Another model"
+
+    def press(self) -> None:
+        self.wizard.finish()
+
+    def press_again(self) -> None:
+        self.wizard.start_over()

@@ -1,0 +1,1 @@
+"""What lies over the steps: help, advanced settings, questions."""

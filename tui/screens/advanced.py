@@ -1,0 +1,117 @@
+"""Everything that can be set besides. The fields, their help and what they refuse are those of the command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import click
+from textual import work
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widget import Widget
+from textual.widgets import Button, Input, Label, Select
+
+from ..choices import BASIC, PROMPTS, RUNTIME, Choices, option
+from ..widgets.plain import Plain
+from ..widgets.problem import Problem
+
+_GROUPS = (("Method and limits", BASIC), ("Requests", PROMPTS), ("Running the model", RUNTIME))
+_PLACEHOLDERS = {"elicit": "only if needed; 'default' or a text of your own"}
+
+
+class Advanced(ModalScreen[Choices | None]):
+    """Gives back changed choices, or None."""
+
+    BINDINGS = [("escape", "dismiss(None)", "Leave as it was"), ("f5", "accept", "Accept")]
+
+    def __init__(self, choices: Choices, check: Callable[[Choices], None]) -> None:
+        """
+        Args:
+            check: raises what is wrong with choices; called in a thread.
+        """
+        super().__init__()
+        self._choices = choices
+        self._check = check
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog") as dialog:
+            dialog.border_title = "Advanced settings"
+            dialog.border_subtitle = "Tab next · F5 accept · Esc leave as it was"
+            with VerticalScroll(can_focus=False):
+                for title, names in _GROUPS:
+                    yield Plain(title, classes="caption")
+                    for name in names:
+                        yield from self._row(name)
+            yield Plain(id="about")
+            yield Problem()
+            with Horizontal(classes="buttons"):
+                yield Button("Accept", id="accept", compact=True, variant="primary")
+                yield Button("Leave as it was", id="leave", compact=True)
+
+    def _row(self, name: str) -> Iterator[Widget]:
+        parameter = option(name)
+        with Horizontal(classes="field"):
+            yield Label(max(parameter.opts, key=len).lstrip("-"))
+            text = self._choices.text(name)
+            if isinstance(parameter.type, click.Choice):
+                kinds = [str(choice) for choice in parameter.type.choices]
+                yield Select(
+                    [(kind, kind) for kind in kinds],
+                    value=text or str(parameter.default),
+                    allow_blank=False,
+                    compact=True,
+                    id=name,
+                )
+            else:
+                yield Input(text, placeholder=_placeholder(parameter), compact=True, id=name)
+
+    def on_descendant_focus(self) -> None:
+        focused = self.focused
+        if focused is not None and focused.id in (*BASIC, *PROMPTS, *RUNTIME):
+            self.query_one("#about", Plain).update(" ".join((option(focused.id).help or "").split()))
+
+    def _typed(self) -> Choices:
+        texts = {field.id or "": field.value for field in self.query(Input)}
+        texts |= {field.id or "": str(field.value) for field in self.query(Select)}
+        # What is the default need not be said.
+        return Choices(
+            self._choices.model,
+            {name: text for name, text in texts.items() if text != Choices().text(name)},
+            self._choices.output,
+        )
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        if event.button.id == "accept":
+            self.action_accept()
+        else:
+            self.dismiss(None)
+
+    def on_input_submitted(self) -> None:
+        self.action_accept()
+
+    def action_accept(self) -> None:
+        self.query_one(Problem).clear()
+        self._accept(self._typed())
+
+    @work(thread=True, exclusive=True)
+    def _accept(self, choices: Choices) -> None:
+        try:
+            self._check(choices)
+        except Exception as error:
+            self.app.call_from_thread(self._refuse, error)
+        else:
+            self.app.call_from_thread(self.dismiss, choices)
+
+    def _refuse(self, error: Exception) -> None:
+        self.query_one(Problem).show(error)
+        parameter = getattr(error, "param", None)
+        if isinstance(parameter, click.Parameter) and parameter.name:
+            self.query_one(f"#{parameter.name}").focus()
+
+
+def _placeholder(parameter: click.Option) -> str:
+    if parameter.name in _PLACEHOLDERS:
+        return _PLACEHOLDERS[parameter.name]
+    default = parameter.get_default(click.Context(click.Command("harden")), call=True)
+    return "" if default is None or "UNSET" in str(default).upper() else str(default)

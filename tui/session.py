@@ -1,0 +1,98 @@
+"""What the wizard asks of the library, as one small interface, so that tests can put a fake in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    # Not at run time: the wizard shall be there before scipy, optuna and matplotlib are.
+    from rosi_edge.bake import BakedTensor
+    from rosi_edge.direction import Directions
+    from rosi_edge.evaluation.behaviour import Behaviour
+    from rosi_edge.events import Events
+    from rosi_edge.hardening import HardenOptions
+    from rosi_edge.models.inspect import Inspection
+    from rosi_edge.progress import Progress
+    from rosi_edge.prompt_plan import PromptPlan
+    from rosi_edge.report.schema import HardeningReport, Verdict
+    from rosi_edge.search import FrontierPoint, SearchResult
+
+
+class Session(Protocol):
+    """The steps of ``rosi_edge.hardening.HardeningSession``."""
+
+    options: HardenOptions
+    progress: Progress
+    events: Events
+    findings: list[str]
+    directions: Directions | None
+    found: SearchResult | None
+    chosen: FrontierPoint | None
+    before: Behaviour | None
+    after: Behaviour | None
+    baked: list[BakedTensor]
+
+    def reconfigure(self, options: HardenOptions) -> None: ...
+
+    def calibrate(self) -> Directions: ...
+
+    def search(self) -> SearchResult: ...
+
+    def choose(self, point: FrontierPoint | None) -> None: ...
+
+    def apply(self, strength: float | None) -> None: ...
+
+    def answer(self, request: str, on_text: Callable[[str], None], *, max_tokens: int = 200) -> None: ...
+
+    def check_target(self, output: Path) -> Path: ...
+
+    def measure_before(self) -> Behaviour: ...
+
+    def bake(self, output: Path) -> list[BakedTensor]: ...
+
+    def measure_after(self) -> Behaviour | None: ...
+
+    def verdict(self) -> Verdict: ...
+
+    def finish(self) -> HardeningReport: ...
+
+    def cancel(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Library:
+    """The rosi_edge library; every method may be slow and raises RosiEdgeError."""
+
+    def preload(self) -> None:
+        """Import what takes seconds to import."""
+        import rosi_edge.hardening
+        import rosi_edge.report.write  # noqa: F401
+
+    def resolve(self, reference: str, progress: Progress) -> Path:
+        from rosi_edge.models.sources import resolve
+
+        return resolve(reference, progress)
+
+    def inspect(self, path: Path) -> Inspection:
+        from rosi_edge.models.inspect import inspect
+
+        return inspect(path)
+
+    def open(self, path: Path, prompts: PromptPlan, options: HardenOptions, progress: Progress) -> Session:
+        from rosi_edge.evaluation.judges.keyword import KeywordJudge
+        from rosi_edge.hardening import HardeningSession
+
+        return HardeningSession(path, prompts, KeywordJudge(), options, progress)
+
+    def check_report_folder(self, folder: Path) -> None:
+        from rosi_edge.report.write import check_folder
+
+        check_folder(folder)
+
+    def write_report(self, report: HardeningReport, folder: Path) -> None:
+        from rosi_edge.report.write import write_report
+
+        write_report(report, folder)

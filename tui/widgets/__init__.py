@@ -1,0 +1,1 @@
+"""What the steps are made of, one widget a file."""

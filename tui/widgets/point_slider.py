@@ -1,0 +1,53 @@
+"""A slider over the measured points, from the weakest to the strongest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.text import Text
+from textual.binding import Binding
+from textual.message import Message
+from textual.reactive import reactive
+from textual.widget import Widget
+
+from .frontier_plot import ANSWERED, CHOSEN, YOURS
+
+
+class PointSlider(Widget, can_focus=True):
+    BINDINGS = [
+        Binding("left,down", "move(-1)", "Weaker"),
+        Binding("right,up", "move(1)", "Stronger"),
+        Binding("home", "move(-999)", "Weakest", show=False),
+        Binding("end", "move(999)", "Strongest", show=False),
+    ]
+
+    count: reactive[int] = reactive(0)
+    index: reactive[int] = reactive(0)
+    best: reactive[int | None] = reactive[int | None](None)
+
+    @dataclass
+    class Moved(Message):
+        index: int
+
+    def place(self, count: int, index: int, best: int | None) -> None:
+        self.count, self.best, self.index = count, best, index
+
+    def action_move(self, by: int) -> None:
+        if not self.count:
+            return
+        index = min(max(self.index + by, 0), self.count - 1)
+        if index != self.index:
+            self.index = index
+            self.post_message(self.Moved(index))
+
+    def render(self) -> Text:
+        if not self.count:
+            return Text("")
+        signs = [ANSWERED] * self.count
+        if self.best is not None:
+            signs[self.best] = CHOSEN
+        signs[min(self.index, self.count - 1)] = YOURS
+        gap = "─" * max(1, min(6, (self.size.width - 24) // self.count - 1))
+        return Text.assemble(
+            "◂ weaker ", ("─" + gap.join(signs) + "─", "bold"), " stronger ▸", no_wrap=True, overflow="crop"
+        )
