@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml
 
 # --force: the demo ends with a file whatever the verdict; exit code 1 is a finding, which the verdict explains.
 demo: setup
-	$(BIN)/rosi-edge harden demo -o hardened.gguf --method rosi --report report --force || test $$? -eq 1
+	$(BIN)/rosi-edge harden demo -o hardened.gguf --report report --force || test $$? -eq 1
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,8 +1,8 @@
 """Reading activations: the llama.cpp engine against the torch engine, in one run on the same cores.
 
-``python benchmarks/torch_engine.py [GGUF] [CHECKPOINT] [PROMPTS]``; without a checkpoint the weights of the GGUF
-file are unpacked into one for the time of the run. Needs the ``torch`` extra. Prints seconds, and how far what
-was read agrees.
+``python benchmarks/torch_engine.py [GGUF] [CHECKPOINT] [PROMPTS]``; without a checkpoint the weights of the
+GGUF file are unpacked into one for the time of the run. Needs the ``torch`` extra. Prints seconds, and how
+far what was read agrees.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def main() -> None:
         seconds, ours = read(llama, prompts, request)
         print(f"llama.cpp, {len(prompts)} prompts   {seconds:7.2f} s")
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = Path(sys.argv[2]) if len(sys.argv) > 2 else unpack(model, Path(folder))
+        checkpoint = Path(sys.argv[2]) if sys.argv[2:] and sys.argv[2] else unpack(model, Path(folder))
         with TorchEngine(checkpoint) as torch_engine:
             other, theirs = read(torch_engine, prompts, request)
     print(

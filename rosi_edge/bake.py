@@ -279,29 +279,36 @@ class _CancelledError(Exception):
 def _bake_tensor(file: GgufFile, edits: Sequence[RankOneEdit], settings: _Settings) -> _Work:
     tensor = file.tensors[edits[0].tensor]
     old = file.read_tensor(tensor.name)
-    kinds = [tensor.type]
-    if settings.min_delivered is not None:
-        kinds += types_to_try(tensor, settings.promotion)
     best: tuple[float, str] | None = None
-    for kind in kinds:
+    codebook: UnsupportedModelError | None = None
+    tried = 0
+    for kind in _kinds(tensor, settings):
         try:
             work = _attempt(tensor, old, kind, edits, settings)
-        except UnsupportedModelError:
+        except UnsupportedModelError as error:
             # A codebook has no room for the edit: only a promotion helps.
-            if kind == kinds[-1]:
-                raise
+            codebook = codebook or error
             continue
         short = _short_of(work.baked, settings)
         if short is None:
             return work
+        tried += 1
         if best is None or short.delivered > best[0]:
             best = (short.delivered, short.type)
-    assert best is not None
-    tried = "" if len(kinds) == 1 else f", of all types tried {best[1]} the most"
+    if best is None:
+        assert codebook is not None
+        raise codebook
+    also = "" if tried == 1 else f", and of {tried} types tried none delivers more than {best[1]}"
     raise UndeliveredError(
-        f"{tensor.name} ({tensor.type.name}) delivers only {best[0]:.3f} of its edit{tried}",
+        f"{tensor.name} ({tensor.type.name}) delivers only {best[0]:.3f} of its edit{also}",
         "Store such tensors in a larger type with --promote auto, or lower --min-delivered",
     )
+
+
+def _kinds(tensor: TensorInfo, settings: _Settings) -> Iterator[gguf.GGMLQuantizationType]:
+    """The types to try; whether a promotion is possible matters only when it is needed."""
+    yield tensor.type
+    yield from types_to_try(tensor, settings.promotion)
 
 
 def _short_of(baked: Sequence[BakedTensor], settings: _Settings) -> BakedTensor | None:

@@ -20,6 +20,7 @@ from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.models.architectures import WriteMatrix
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.prompts import PromptSet
+from rosi_edge.runtime.batching import SHORTEST_SHARED_PREFIX, common_prefix
 from rosi_edge.runtime.engine import Engine, Tokens, ask
 from rosi_edge.runtime.taps import Positions, Tapped, TapRequest
 
@@ -30,6 +31,8 @@ Keys = Mapping[str, Mapping[Form, Key]]
 
 POSITIONS = 3
 """Last positions of a prompt that are captured: the template's tail, all of which carry the request."""
+_BODY = 9
+"""Positions before the template's tail that are captured of some prompts, for keys to stay silent on."""
 _ANSWERED = 48
 """Prompts of each set whose answer's opening is captured too."""
 _ANSWER_POSITIONS = 2
@@ -42,7 +45,8 @@ class Calibration:
     """What one pass over the calibration prompts gave.
 
     Attributes:
-        inputs: rows of every candidate matrix, by prompt set: positive first, then the negative ones.
+        inputs: rows of every candidate matrix, by prompt set: positive first, then the negative ones, and
+            last those of positions before the end of a prompt, of all sets.
         sets: the prompts, in that order.
     """
 
@@ -79,33 +83,46 @@ def calibrate(
     within = np.concatenate([np.arange(len(group)) for group in groups])
     layers = engine.facts.layers
     streams = np.empty((layers, len(prompts), engine.facts.hidden_size), dtype=np.float16)
-    inputs = InputRows(len(groups))
+    inputs = InputRows(len(groups) + 1)
+    tail = max(common_suffix(prompts), POSITIONS)
     names = tuple(matrix.name for matrix in matrices)
     answered = np.flatnonzero(within < _ANSWERED)
     others = np.flatnonzero(within >= _ANSWERED)
     blocks = tuple(range(layers)) if elicitation is None else ()
     try:
         with progress.stage("Reading activations", len(prompts)) as advance:
-            for chosen, answer in ((answered, _ANSWER_POSITIONS), (others, 0)):
+            for chosen, last, answer in (
+                (answered, tail + _BODY, _ANSWER_POSITIONS),
+                (others, POSITIONS, 0),
+            ):
+                if not len(chosen):
+                    continue
+                part = [prompts[index] for index in chosen]
+                places = _Places(part, last)
 
-                def visit(name: int | str, tapped: Tapped, chosen: npt.NDArray[np.intp] = chosen) -> None:
+                def visit(
+                    name: int | str,
+                    tapped: Tapped,
+                    chosen: npt.NDArray[np.intp] = chosen,
+                    places: _Places = places,
+                ) -> None:
                     assert tapped.rows is not None and tapped.prompts is not None
-                    starts = np.flatnonzero(np.diff(tapped.prompts, prepend=-1))
+                    from_end = places.from_end(tapped.prompts)
                     if isinstance(name, int):
-                        streams[name, chosen] = tapped.rows[starts + POSITIONS - 1]
-                    else:
-                        # The middle one of the three says little that its neighbours do not.
-                        kept = np.ones(len(tapped.rows), dtype=bool)
-                        kept[starts + 1] = False
-                        inputs.add(name, tapped.rows[kept], members[chosen][tapped.prompts[kept]])
+                        streams[name, chosen] = tapped.rows[from_end == 0]
+                        return
+                    member = members[chosen][tapped.prompts]
+                    member[from_end >= tail] = len(groups)
+                    # The middle one of the last three says little that its neighbours do not.
+                    kept = (from_end <= 0) | (from_end == POSITIONS - 1) | (from_end >= tail)
+                    inputs.add(name, tapped.rows[kept], member[kept])
 
-                if len(chosen):
-                    engine.capture_each(
-                        [prompts[index] for index in chosen],
-                        TapRequest(blocks=blocks, inputs=names, last=POSITIONS, answer=answer, half=True),
-                        visit,
-                        advance=advance,
-                    )
+                engine.capture_each(
+                    part,
+                    TapRequest(blocks=blocks, inputs=names, last=last, answer=answer, half=True),
+                    visit,
+                    advance=advance,
+                )
         if elicitation is not None:
             streams = _elicited_streams(engine, groups[:2], elicitation, progress)
             members = np.repeat(np.arange(2), [len(group) for group in groups[:2]])
@@ -114,6 +131,42 @@ def calibrate(
     except BaseException:
         inputs.close()
         raise
+
+
+class _Places:
+    """Where captured rows stand in their prompts.
+
+    Args:
+        prompts: those captured together.
+        last: how many last positions were asked for.
+    """
+
+    def __init__(self, prompts: Sequence[Tokens], last: int) -> None:
+        shared = len(common_prefix(prompts))
+        # What all prompts share is decoded once and never captured.
+        shared = shared if shared >= SHORTEST_SHARED_PREFIX else 0
+        self._own = np.minimum([len(prompt) - shared for prompt in prompts], last)
+
+    def from_end(self, owners: npt.NDArray[np.int32]) -> npt.NDArray[np.intp]:
+        """For each row its distance from its prompt's last token, (n,); negative in the answer.
+
+        Args:
+            owners: (n,), the prompt of each row, in order; of a prompt its positions in order, then those of
+                its answer.
+        """
+        starts = np.flatnonzero(np.diff(owners, prepend=-1))
+        within = np.arange(len(owners)) - np.repeat(starts, np.diff(starts, append=len(owners)))
+        return np.asarray(self._own[owners] - 1 - within, dtype=np.intp)
+
+
+def common_suffix(prompts: Sequence[Tokens]) -> int:
+    """How many last tokens all prompts share: the chat template's tail."""
+    length = 0
+    for tokens in zip(*(reversed(prompt) for prompt in prompts), strict=False):
+        if len(set(tokens)) > 1:
+            break
+        length += 1
+    return length
 
 
 def _elicited_streams(
@@ -172,17 +225,18 @@ def solve(
     """Keys of every matrix whose inputs were read.
 
     Args:
-        responses: by matrix, see :func:`rosi_edge.injection.conditional.solve_keys`.
+        responses: by matrix, what edits did to its inputs, to stay silent on.
     """
     keys = {}
     with progress.stage("Solving keys", len(inputs.names)) as advance:
         for name in inputs.names:
-            positive, *negatives = inputs.by_set(name)
+            positive, *negatives, body = inputs.by_set(name)
+            response = [responses[name]] if responses and name in responses else []
             keys[name] = solve_keys(
                 positive,
                 negatives,
                 ridge=ridge,
-                responses=responses.get(name) if responses else None,
+                silent=[body, *response],
                 forms=forms,
             )
             advance(1)

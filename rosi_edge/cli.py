@@ -21,6 +21,7 @@ from rosi_edge.commands.extract import extract
 from rosi_edge.commands.harden import harden
 from rosi_edge.commands.inspect import inspect
 from rosi_edge.commands.output import COULD_NOT_RUN, INTERRUPTED
+from rosi_edge.commands.study import study
 from rosi_edge.commands.tui import tui
 from rosi_edge.commands.verify import verify
 from rosi_edge.errors import RosiEdgeError
@@ -35,7 +36,7 @@ def application() -> None:
     """
 
 
-for command in (inspect, extract, harden, evaluate, verify, check, tui):
+for command in (inspect, extract, harden, evaluate, verify, check, study, tui):
     application.add_command(command)
 
 

@@ -44,8 +44,10 @@ _SCORED = (48, 64, 32)
 _NAMES = ("harmful", "harmless", "sounding harmful")
 _SOUNDS_HARMFUL_MARGIN = 0.03
 _DIRECTIONS_SEARCHED = 3
-_STRONGER, _WEAKER = 1.15, 0.8
-"""Next strength to ask for real answers, after one that kept the constraints and after one that did not."""
+_CAUTION = 0.015
+"""Share of first tokens by which benign refusals should fall for real answers to keep their compliance."""
+_STRONGER = 1.12
+"""Next strength to ask for real answers, after one that kept the constraints."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class ConditionalOptions:
     ridge: float = 0.01
     trials: int = 10
     time_limit: float | None = None
-    answered: int = 3
+    answered: int = 4
     max_tokens: int = 16
     layer: int | None = None
     strength: float | None = None
@@ -111,6 +113,29 @@ def layer_candidates(calibration: Calibration, layer: int | None) -> list[Candid
     chosen = [layer] if layer is not None else range(int(0.4 * layers), int(0.85 * layers) + 1, 1)
     step = max(1, -(-len(chosen) // 10))
     return [CandidateDirection(f"layer {number}", vectors[number], number) for number in chosen[::step]]
+
+
+def default_setting(
+    matrices: Sequence[WriteMatrix],
+    layers: int,
+    directions: Sequence[CandidateDirection],
+    *,
+    benign_sets: int,
+    strength: float = 0.5,
+) -> Setting:
+    """Where a search starts: a plateau over the upper middle of the model.
+
+    Args:
+        matrices: those that may be edited.
+        layers: of the model.
+        benign_sets: how many sets of negative inputs the keys were solved with.
+    """
+    center = float(np.clip(0.65 * layers, matrices[0].block, matrices[-1].block))
+    plateau = Profile(center, max(0.16 * layers, 0.5))
+    middle = min(directions, key=lambda candidate: abs(candidate.layer - 0.63 * layers))
+    return Setting(
+        middle.name, Form.RIDGE, plateau, plateau, below=(0.25, 0.1)[:benign_sets], strength=strength
+    )
 
 
 def search_conditional(
@@ -201,18 +226,11 @@ class _Search:
     # --- keys ------------------------------------------------------------------------------------------
 
     def _default(self) -> Setting:
-        """Where the search starts: a plateau over the upper middle of the model."""
-        first, last = self._matrices[0].block, self._matrices[-1].block
-        layers = self._engine.facts.layers
-        center = float(np.clip(0.65 * layers, first, last))
-        plateau = Profile(center, max(0.16 * layers, 0.5))
-        middle = min(self._directions.values(), key=lambda candidate: abs(candidate.layer - 0.63 * layers))
-        return Setting(
-            middle.name,
-            Form.RIDGE,
-            plateau,
-            plateau,
-            below=(0.25, 0.1)[: len(self._groups) - 1],
+        return default_setting(
+            self._matrices,
+            self._engine.facts.layers,
+            list(self._directions.values()),
+            benign_sets=len(self._groups) - 1,
             strength=self._options.strength or 0.5,
         )
 
@@ -269,12 +287,17 @@ class _Search:
         ratio = 0.9 * self._options.max_kl / max(point.score.kl, 1e-6)
         return point.setting.strength * float(np.clip(np.sqrt(ratio), 0.4, 2.0))
 
-    def _value(self, score: FirstTokenScore) -> float:
-        """Refusals gained, less what breaks a constraint. Benign refusals weigh double: a point lost there
-        is worth more than a point gained."""
+    def _value(self, score: FirstTokenScore, failures: int = 0) -> float:
+        """Refusals gained, less what breaks a constraint. Benign refusals weigh more: a point lost there is
+        worth more than a point gained.
+
+        Args:
+            failures: points whose real answers broke a constraint although their first tokens looked well:
+                each is a reason to want fewer benign refusals in what is asked next.
+        """
         before = self._scorer.original
-        value = score.refused[0]
-        value -= 2.0 * max(0.0, score.refused[1] - before.refused[1])
+        wanted = before.refused[1] - _CAUTION * (failures + 1)
+        value = score.refused[0] - 3.0 * max(0.0, score.refused[1] - wanted)
         for share, original in zip(score.refused[2:], before.refused[2:], strict=True):
             value -= max(0.0, share - original - _SOUNDS_HARMFUL_MARGIN)
         return value - 0.5 * max(0.0, score.kl / self._options.max_kl - 1.0)
@@ -382,10 +405,10 @@ class _Search:
         point |= {"shift": 0.0, "mlp width": 0.16, "mlp": 1.0, "below": 0.25, "below others": 0.1}
         return [
             point,
-            point | {"form": str(Form.DISCRIMINANT), "below": 0.1},
-            point | {"form": str(Form.NULL_SPACE)},
-            point | {"below": 0.4, "below others": 0.2},
-            point | {"center": 0.7, "width": 0.2, "mlp width": 0.2},
+            point | {"below": 0.45},
+            point | {"form": str(Form.DISCRIMINANT), "below": 0.15, "below others": 0.0},
+            point | {"form": str(Form.NULL_SPACE), "below": 0.45},
+            point | {"center": 0.7, "width": 0.2, "mlp width": 0.2, "below": 0.35},
         ]
 
     def _suggest(self, trial: optuna.Trial, directions: Sequence[str], strength: float) -> Setting:
@@ -412,33 +435,28 @@ class _Search:
     # --- real answers ----------------------------------------------------------------------------------
 
     def _answer(self, points: Sequence[_Point], original: Behaviour, floor: float) -> list[FrontierPoint]:
-        """Real answers of the best point; then of a stronger or weaker one of the same setting, and of the
-        next best setting where the first is spent."""
-        left = sorted(points, key=lambda point: -self._value(point.score))
-        settings: list[Setting] = []
-        for tried in left:
-            if all(tried.setting.at(1.0) != setting.at(1.0) for setting in settings):
-                settings.append(tried.setting)
+        """Real answers of the most promising points; after one that kept the constraints, of the same setting
+        stronger."""
+        left = list(points)
         frontier: list[FrontierPoint] = []
-        current = settings.pop(0)
+        failures = 0
+        stronger: Setting | None = None
         for _ in range(1 if self._options.strength else self._options.answered):
-            point = self._ask(current, original)
+            if stronger is None and not left:
+                break
+            if stronger is None:
+                best = max(left, key=lambda point: self._value(point.score, failures))
+                left.remove(best)
+                stronger = best.setting
+            setting, stronger = stronger, None
+            point = self._ask(setting, original)
             frontier.append(point)
-            self._progress.note(f"{current.describe()}: {point.describe()}")
-            behaviour = point.behaviour
-            self._events.tried(
-                Tried(
-                    point.setting,
-                    point.layer,
-                    point.strength,
-                    behaviour.refusal.value,
-                    behaviour.compliance.value,
-                    behaviour.kl.value if behaviour.kl else None,
-                    answered=True,
-                )
-            )
-            kept = keeps_constraints(point, original, floor, self._options.max_kl)
-            current = current.at(current.strength * (_STRONGER if kept else _WEAKER))
+            self._progress.note(f"{setting.describe()}: {point.describe()}")
+            self._events.tried(_as_tried(point))
+            if keeps_constraints(point, original, floor, self._options.max_kl):
+                stronger = setting.at(setting.strength * _STRONGER)
+            else:
+                failures += 1
         return frontier
 
     def _ask(self, setting: Setting, original: Behaviour) -> FrontierPoint:
@@ -457,6 +475,19 @@ class _Search:
             )
         layer = self._directions[setting.direction].layer
         return FrontierPoint(layer, setting.strength, behaviour, edits, setting.describe())
+
+
+def _as_tried(point: FrontierPoint) -> Tried:
+    behaviour = point.behaviour
+    return Tried(
+        point.setting,
+        point.layer,
+        point.strength,
+        behaviour.refusal.value,
+        behaviour.compliance.value,
+        behaviour.kl.value if behaviour.kl else None,
+        answered=True,
+    )
 
 
 def _done(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:

@@ -13,14 +13,15 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from rosi_edge.calibration import common_suffix
 from rosi_edge.evaluation.divergence import kl_divergence
 from rosi_edge.prompts import PromptSet
-from rosi_edge.runtime.engine import Engine, Tokens, ask
+from rosi_edge.runtime.engine import Engine, ask
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
-_SOFTNESS = 0.5
+_SOFTNESS = 0.25
 """Nats of margin over which a prompt goes from answered to refused in the soft share."""
 
 
@@ -60,7 +61,7 @@ class FirstTokenScorer:
         self._parts = [slice(int(a), int(b)) for a, b in pairwise(ends)]
         self._engine.apply({})
         # Keys are solved for the chat template's tail, which all prompts end with: edits act there.
-        self._engine.hold(prompts, tail=max(_common_suffix(prompts), _SHORTEST_TAIL))
+        self._engine.hold(prompts, tail=max(common_suffix(prompts), _SHORTEST_TAIL))
         self._before = engine.held_logprobs()
         self.original = self._score(self._before)
 
@@ -84,13 +85,3 @@ class FirstTokenScorer:
         others[:, self._openings] = -np.inf
         margins: Float64 = (logprobs[:, self._openings].max(axis=1) - others.max(axis=1)).astype(np.float64)
         return margins
-
-
-def _common_suffix(prompts: Sequence[Tokens]) -> int:
-    """How many last tokens all prompts share."""
-    length = 0
-    for tokens in zip(*(reversed(prompt) for prompt in prompts), strict=False):
-        if len(set(tokens)) > 1:
-            break
-        length += 1
-    return length

@@ -46,10 +46,10 @@ from rosi_edge.injection.adapter import write_adapter
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.injection.rosi import rosi_edits, row_means
 from rosi_edge.models.atomic import checked_target
+from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.inspect import Inspection, inspect, require_hardenable
-from rosi_edge.models.rewrite import NewValue, refuse_same_file
-from rosi_edge.models.sources import sha256_of
+from rosi_edge.models.rewrite import NewValue, output_places, refuse_same_file
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.prompt_plan import PromptPlan
 from rosi_edge.quantization.grid_rounding import GridRounding, InputFactor, input_factor
@@ -68,8 +68,8 @@ Float32 = npt.NDArray[np.float32]
 
 _HELD = 192
 """Prompts that the search keeps in the engine's cache, at most."""
-_PROBE_PROMPTS = 32
-_FACTOR_PROMPTS = 24
+_PROBE_PROMPTS = 48
+_FACTOR_PROMPTS = 56
 _FACTOR_ANSWER = 6
 _FACTOR_RANK = 128
 _LOOK_PROMPTS = 32
@@ -179,7 +179,8 @@ class HardeningSession:
         self._handle: int | None = None
         self._rounding: Rounding = Requantize()
         self._probes: Mapping[str, Float32] = {}
-        self._draft: Path | None = None
+        self._aims: Mapping[str, Float32] = {}
+        self._draft: list[Path] = []
         self._place: Path | None = None
         self.findings: list[str] = []
         self.directions: Directions | None = None
@@ -488,7 +489,7 @@ class HardeningSession:
         edits = self._scaled_edits()
         with self._watch.measure("probe"):
             self.apply(None)
-            self._probes = self._probe_inputs(tuple(edit.tensor for edit in edits))
+            self._probes, self._aims = self._unseen_inputs(tuple(edit.tensor for edit in edits))
             if self.options.rounding == "grid":
                 self._rounding = GridRounding(self._input_factors(edits))
             else:
@@ -504,13 +505,14 @@ class HardeningSession:
                 edits,
                 rounding=self._rounding,
                 probes=self._probes,
+                aims=self._aims,
                 metadata=self._metadata(edits),
                 min_delivered=self.options.min_delivered if self.options.rounding == "grid" else None,
                 promotion=self.options.promotion,
                 compare=Requantize() if self.options.compare_rounding else None,
                 progress=self.progress,
             )
-        self._draft = draft
+        self._draft = output_places(self._file, draft)
         return self.baked
 
     def _scaled_edits(self) -> list[RankOneEdit]:
@@ -519,9 +521,9 @@ class HardeningSession:
 
     def measure_after(self) -> Behaviour | None:
         """The written file on the reporting prompts, and against the exact edit on the choosing ones."""
-        if self._draft is None or self.before is None or self.chosen is None:
+        if not self._draft or self.before is None or self.chosen is None:
             return None
-        with ChildEngine(self._draft, self.options.engine) as engine:
+        with ChildEngine(self._draft[0], self.options.engine) as engine:
             with self._watch.measure("evaluate after"):
                 self.after = measure_behaviour(
                     engine,
@@ -576,13 +578,9 @@ class HardeningSession:
         assert self.before is not None and self.found is not None and self.directions is not None
         verdict = self.verdict()
         written: OutputFile | None = None
-        if self._draft is not None and self._place is not None:
+        if self._draft and self._place is not None:
             if verdict.status == "hardened" or self.options.force:
-                written = OutputFile(
-                    file_name=self._place.name,
-                    sha256=sha256_of(self._draft),
-                    size=self._draft.stat().st_size,
-                )
+                written = self._written()
                 if self.options.adapter is not None:
                     # At the chosen strength, so that llama.cpp's `--lora FILE` is the very edit.
                     write_adapter(
@@ -590,8 +588,11 @@ class HardeningSession:
                         self._scaled_edits(),
                         architecture=self.inspection.architecture or "",
                     )
-                self._draft.replace(self._place)
-                self._draft = None
+                places = output_places(self._file, self._place)
+                # The first part last: without it the others are no model.
+                for draft, place in reversed(list(zip(self._draft, places, strict=True))):
+                    draft.replace(place)
+                self._draft = []
             else:
                 self._drop_draft()
         return hardening_report(
@@ -625,21 +626,30 @@ class HardeningSession:
             )
         )
 
+    def _written(self) -> OutputFile:
+        assert self._place is not None
+        with GgufFile.open(self._draft[0]) as file:
+            sha256 = sha256_of_model(file, self.progress)
+        size = sum(draft.stat().st_size for draft in self._draft)
+        return OutputFile(file_name=output_places(self._file, self._place)[0].name, sha256=sha256, size=size)
+
     def _drop_draft(self) -> None:
-        if self._draft is not None:
-            self._draft.unlink(missing_ok=True)
-            self._draft = None
+        for draft in self._draft:
+            draft.unlink(missing_ok=True)
+        self._draft = []
 
     # --- inputs for the rounding -----------------------------------------------------------------------
 
-    def _probe_inputs(self, names: tuple[str, ...]) -> dict[str, Float32]:
-        """Real inputs of every edited matrix, from prompts that were not used for the edits."""
+    def _unseen_inputs(self, names: tuple[str, ...]) -> tuple[dict[str, Float32], dict[str, Float32]]:
+        """Real inputs of every edited matrix from prompts that the edits were not fitted to: one half to
+        measure what arrived, the other to correct the rounding by."""
         choosing = self._prompts.choosing
-        texts = choosing.harmful.take(_PROBE_PROMPTS).texts + choosing.harmless.take(_PROBE_PROMPTS).texts
-        prompts = self.engine.encode([ask(text) for text in texts])
+        groups = [choosing.harmful.take(_PROBE_PROMPTS), choosing.harmless.take(_PROBE_PROMPTS)]
+        prompts = self.engine.encode([ask(text) for group in groups for text in group.texts])
         with self.progress.stage("Reading inputs of write matrices", len(prompts)) as advance:
             capture = self.engine.capture(prompts, TapRequest(inputs=names), advance=advance)
-        return {name: tapped.rows for name, tapped in capture.inputs.items() if tapped.rows is not None}
+        rows = {name: tapped.rows for name, tapped in capture.inputs.items() if tapped.rows is not None}
+        return {name: r[::2] for name, r in rows.items()}, {name: r[1::2] for name, r in rows.items()}
 
     def _input_factors(self, edits: Sequence[RankOneEdit]) -> dict[str, InputFactor]:
         """Second moments of every edited matrix's inputs at all positions, answers included."""

@@ -24,7 +24,7 @@ from rosi_edge.models.architectures import write_matrices
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.quantization.grid_rounding import GridRounding, input_factor
 from rosi_edge.quantization.promotion import Promotion, promotion_of
-from rosi_edge.quantization.rounding import Requantize
+from rosi_edge.quantization.rounding import Requantize, Rounding
 from rosi_edge.verify import verify
 
 Float32 = npt.NDArray[np.float32]
@@ -251,28 +251,27 @@ def test_a_failing_rounding_leaves_nothing(tmp_path: Path) -> None:
 
 # --- promotion -------------------------------------------------------------------------------------------
 
-COARSE = {"attn_output": T.TQ2_0, "ffn_down": T.Q2_K, "ffn_up": T.Q8_0}
+COARSE = {"attn_output": T.Q8_0, "ffn_down": T.Q2_K, "ffn_up": T.Q8_0}
 
 
 def bake_coarse(
     folder: Path,
     promotion: Promotion,
     types: baking.Types = COARSE,
-    least: float = 0.99,
-    share: float = 0.004,
+    rounding: Rounding | None = None,
 ) -> tuple[Path, Path, list[BakedTensor]]:
     source = baking.model(folder / "model.gguf", types)
     target = folder / "out.gguf"
     with GgufFile.open(source) as file:
-        edits = baking.edits(file, share)
+        edits = baking.edits(file)
         results = bake(
             file,
             target,
             edits,
-            rounding=baking.rounding(edits),
+            rounding=rounding or baking.rounding(edits),
             probes=baking.probes(edits),
             metadata={},
-            min_delivered=least,
+            min_delivered=0.95,
             promotion=promotion,
         )
     return source, target, results
@@ -280,24 +279,24 @@ def bake_coarse(
 
 def test_a_tensor_too_coarse_for_its_edit_stops_the_bake(tmp_path: Path) -> None:
     with pytest.raises(UndeliveredError, match=r"delivers only 0\.\d+ of its edit.*--promote auto"):
-        bake_coarse(tmp_path, "never")
+        bake_coarse(tmp_path, "never", rounding=Requantize())
     assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]
 
 
 def test_a_tensor_too_coarse_for_its_edit_gets_the_smallest_type_that_holds_it(tmp_path: Path) -> None:
-    source, target, results = bake_coarse(tmp_path, "auto")
+    source, target, results = bake_coarse(tmp_path, "auto", rounding=Requantize())
     old, new = read(source), read(target)
     promoted = [result for result in results if result.promoted_from]
-    assert promoted
+    assert {(result.promoted_from, result.type) for result in promoted} == {("Q2_K", "Q3_K")}
     for result in results:
-        assert result.delivered >= 0.99
+        assert result.delivered >= 0.95
         assert new[result.name].tensor_type.name == result.type
         assert old[result.name].tensor_type.name == (result.promoted_from or result.type)
     assert set(old) == set(new)
     for name in set(old) - {result.name for result in results}:
         assert np.array_equal(np.asarray(old[name].data), np.asarray(new[name].data))
     with GgufFile.open(source) as base:
-        edits = {edit.tensor: edit for edit in baking.edits(base, 0.004)}
+        edits = {edit.tensor: edit for edit in baking.edits(base)}
         found = verify(target, base)
         assert found.passed, found.problems
         scales = {check.name: check.scales for check in found.tensors}
@@ -325,9 +324,9 @@ def test_a_tensor_too_coarse_for_its_edit_gets_the_smallest_type_that_holds_it(t
 
 def test_a_codebook_type_needs_a_promotion(tmp_path: Path) -> None:
     types = {"ffn_down": T.IQ3_S, "attn_output": T.Q8_0}
-    with pytest.raises(UnsupportedModelError, match="codebook.*--promote Q4_K|--promote IQ4_XS"):
-        bake_coarse(tmp_path, "never", types, 0.95, 0.1)
-    source, target, results = bake_coarse(tmp_path, "auto", types, 0.95, 0.1)
+    with pytest.raises(UnsupportedModelError, match=r"codebook.*--promote IQ4_XS"):
+        bake_coarse(tmp_path, "never", types)
+    source, target, results = bake_coarse(tmp_path, "auto", types)
     assert {result.promoted_from for result in results} == {None, "IQ3_S"}
     with GgufFile.open(source) as base:
         assert verify(target, base).passed
@@ -335,10 +334,15 @@ def test_a_codebook_type_needs_a_promotion(tmp_path: Path) -> None:
 
 def test_a_type_to_promote_to_can_be_named(tmp_path: Path) -> None:
     types = {"ffn_down": T.IQ3_S, "attn_output": T.Q8_0}
-    _, _, results = bake_coarse(tmp_path, promotion_of("q6_k"), types, 0.95, 0.1)
+    _, _, results = bake_coarse(tmp_path, promotion_of("q6_k"), types)
     assert {result.type for result in results} == {"Q8_0", "Q6_K"}
+    # It matters only for a tensor that needs it.
+    assert {result.type for result in bake_coarse(tmp_path, promotion_of("Q8_0"), COARSE)[2]} == {
+        "Q8_0",
+        "Q2_K",
+    }
     with pytest.raises(UnsupportedModelError, match="no larger"):
-        bake_coarse(tmp_path, promotion_of("Q2_K"), types, 0.95, 0.1)
+        bake_coarse(tmp_path, promotion_of("Q2_K"), types)
     with pytest.raises(RosiEdgeError, match="Choose auto, never or one of"):
         promotion_of("IQ1_S")
 

@@ -20,6 +20,12 @@ from rosi_edge import __version__
 QUICK = ("-t", "1", "-c", "1024")
 
 
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A search is kept there, to be gone on with: neither the user's folder nor an earlier test's.
+    monkeypatch.setenv("ROSI_EDGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -35,8 +41,12 @@ def test_help_and_version(tmp_path: Path) -> None:
         assert f"\n  {command} " in shown.out
     harden = rosi_edge(tmp_path, "harden", "-h")
     assert (harden.code, harden.error) == (0, "")
-    flags = "--output --method --layer --alpha --min-compliance --elicit --rounding --adapter --report"
-    for flag in (*flags.split(), "-ngl", "-c", "-t", "-b"):
+    flags = (
+        "--output --method --layer --alpha --min-compliance --max-kl --trials --time-limit --storage "
+        "--no-paper --elicit --rounding --min-delivered --promote --compare-rounding --stress --adapter "
+        "--report -ngl -c -t -b"
+    )
+    for flag in flags.split():
         assert flag in harden.out
     version = rosi_edge(tmp_path, "--version")
     assert version.code == 0
@@ -56,6 +66,7 @@ def test_help_and_version(tmp_path: Path) -> None:
         (("harden", "x.gguf", "-o", "y.gguf", "--layer", "1.5"), "1.5"),
         (("harden", "x.gguf", "-o", "y.gguf", "--min-compliance", "90"), "90"),
         (("harden", "x.gguf", "-o", "y.gguf", "--method", "magic"), "magic"),
+        (("harden", "x.gguf", "-o", "y.gguf", "--time-limit", "soon"), "soon"),
     ],
 )
 def test_bad_arguments(tmp_path: Path, arguments: tuple[str, ...], word: str) -> None:
@@ -117,13 +128,15 @@ def test_harden_reports_a_finding(tiny_model: Path, tmp_path: Path) -> None:
     """Random weights never refuse: the honest result is 'ineffective', exit code 1 and no file."""
     before = digest(tiny_model)
     command = [
-        "harden", tiny_model, "-o", "out.gguf", "--layer", "1", "--alpha", "0.5", "--report", "report",
-        *write_requests(tmp_path), *QUICK,
+        "harden", tiny_model, "-o", "out.gguf", "--layer", "1", "--alpha", "0.01", "--report", "report",
+        "--trials", "2", "--stress", "2", *write_requests(tmp_path), *QUICK,
     ]  # fmt: skip
     found = rosi_edge(tmp_path, *command, "--json")
     assert found.code == 1, found.error
     report = json.loads(found.out)
     assert report["verdict"]["status"] == "ineffective"
+    assert (report["injection"]["method"], report["injection"]["rounding"]) == ("conditional", "grid")
+    assert report["stress"]["requests"] == 2
     assert report["model"]["sha256"] == before
     assert not (tmp_path / "out.gguf").exists()
     assert json.loads((tmp_path / "report" / "report.json").read_text()) == report
@@ -131,7 +144,8 @@ def test_harden_reports_a_finding(tiny_model: Path, tmp_path: Path) -> None:
 
     forced = rosi_edge(tmp_path, *command, "--force")
     assert forced.code == 1
-    assert "ineffective" in forced.out
+    for shown in ("ineffective", "chosen ", "delivered ", "rounding ", "attacks "):
+        assert shown in forced.out
     assert (tmp_path / "out.gguf").exists()
     assert digest(tmp_path / "out.gguf") in forced.out
     assert not [name for name in names(tmp_path) if name.startswith(".")]

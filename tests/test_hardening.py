@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,10 +16,12 @@ import pytest
 from fake_engine import prompt_set
 from tiny_gguf import write_tiny_llama
 
+from rosi_edge.conditional_search import ConditionalOptions
 from rosi_edge.errors import OutputError, RosiEdgeError, UnsupportedModelError
 from rosi_edge.evaluation.behaviour import RequestSets
 from rosi_edge.evaluation.verdicts import Verdict
-from rosi_edge.hardening import HardenOptions, harden
+from rosi_edge.events import Events, Tried
+from rosi_edge.hardening import HardeningSession, HardenOptions, harden
 from rosi_edge.prompt_plan import PromptPlan
 from rosi_edge.report.schema import HardeningReport
 from rosi_edge.runtime.engine import EngineOptions, ask
@@ -226,3 +229,107 @@ def test_what_is_refused_before_any_work(source: Path, tmp_path: Path) -> None:
         harden(base, target, plan(), Changed(), OPTIONS)
     assert digest(source) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base.gguf", "link.gguf", "models"]
+
+
+CONDITIONAL = replace(
+    OPTIONS,
+    method="conditional",
+    rounding="grid",
+    conditional=ConditionalOptions(trials=3, answered=2, max_kl=5.0, max_tokens=8, min_compliance=0.0),
+)
+
+
+def test_conditional(source: Path, tmp_path: Path) -> None:
+    options = replace(
+        CONDITIONAL, stress=2, conditional=replace(CONDITIONAL.conditional, folder=tmp_path / "searches")
+    )
+    tried: list[Tried] = []
+    target = tmp_path / "out.gguf"
+    with HardeningSession(
+        source, plan(), Changed(), replace(options, force=True), events=Events(tried=tried.append)
+    ) as session:
+        assert len(session.calibrate().separation) == 3
+        found = session.search()
+        assert found.chosen is not None
+        session.measure_before()
+        session.bake(target)
+        session.measure_after()
+        report = session.finish()
+    check_report(report)
+    assert target.exists()
+    assert [point.answered for point in tried].count(True) == len(found.frontier) == 2
+    assert report.injection.rounding == "grid"
+    assert report.injection.setting
+    assert {tensor.block for tensor in report.injection.tensors} == {2}
+    assert report.injection.delivered == pytest.approx(1, abs=1e-2)
+    assert report.rounding_check is not None
+    assert report.rounding_check.kl_between is not None
+    # Full-precision weights hold the edit exactly, so the file is the adapter.
+    assert report.rounding_check.kl_between.value < 1e-3
+    assert report.stress is not None
+    assert report.stress.requests == 2
+    assert all(entry.resampled_cosine is not None for entry in report.direction.separation)
+
+    # The trials are in the journal: a second search asks for none of them again and chooses the same.
+    again: list[Tried] = []
+    with HardeningSession(
+        source, plan(), Changed(), replace(options, force=True), events=Events(tried=again.append)
+    ) as session:
+        session.calibrate()
+        repeated = session.search()
+    assert repeated.chosen is not None
+    assert repeated.chosen.setting == found.chosen.setting
+    assert len(again) < len(tried)
+
+
+def test_an_interrupted_search_goes_on(source: Path, tmp_path: Path) -> None:
+    options = replace(CONDITIONAL, conditional=replace(CONDITIONAL.conditional, folder=tmp_path / "searches"))
+
+    def settings(interrupt_after: int | None) -> tuple[list[str], str | None]:
+        tried: list[str] = []
+
+        def listen(point: Tried) -> None:
+            tried.append(point.setting)
+            if len(tried) == interrupt_after:
+                raise KeyboardInterrupt
+
+        with HardeningSession(source, plan(), Changed(), options, events=Events(tried=listen)) as session:
+            session.calibrate()
+            found = session.search()
+            return tried, found.chosen.setting if found.chosen else None
+
+    whole, chosen = settings(None)
+    for journal in (tmp_path / "searches").iterdir():
+        journal.unlink()
+    # In the middle of the second trial: directions come first, then two strengths a trial.
+    directions = len([setting for setting in whole if setting]) - 2 - 2 * 3
+    with pytest.raises(KeyboardInterrupt):
+        settings(directions + 3)
+    rest, chosen_later = settings(None)
+    assert len(rest) < len(whole)
+    assert chosen_later == chosen
+
+
+def test_a_session_is_cancelled_from_another_thread_and_goes_on(source: Path) -> None:
+    with HardeningSession(source, plan(), Changed(), CONDITIONAL) as session:
+        assert session.engine.facts.layers == 3
+        timer = threading.Timer(0.2, session.cancel)
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            for _ in range(10_000):
+                session.calibrate()
+        timer.join()
+        assert len(session.calibrate().separation) == 3
+
+
+def test_a_session_answers_with_and_without_the_edit(source: Path, tmp_path: Path) -> None:
+    with HardeningSession(source, plan(), Changed(), replace(CONDITIONAL, force=True)) as session:
+        session.calibrate()
+        session.search()
+        answers = []
+        for strength in (None, 400.0, None):
+            pieces: list[str] = []
+            session.apply(strength)
+            session.answer("harmful reporting 4", pieces.append, max_tokens=8)
+            answers.append("".join(pieces))
+    assert answers[0] == answers[2] != answers[1]

@@ -61,8 +61,8 @@ class Wizard(App[str | None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f1", "help", "Help"),
         Binding("f2", "theme", "Theme"),
-        Binding("f3", "back", "Back"),
-        Binding("f4", "forward", "Forward"),
+        Binding("f3", "step_back", "Back"),
+        Binding("f4", "step_forward", "Forward"),
         Binding("f5", "advanced", "Advanced"),
         Binding("escape", "stop", "Stop"),
         Binding("ctrl+q", "leave", "Quit", priority=True),
@@ -93,16 +93,18 @@ class Wizard(App[str | None]):
         self.session: Session | None = None
         self.report: HardeningReport | None = None
         self.report_folder: Path | None = None
+        self._panes = {kind.STEP: kind(id=_identity(kind.STEP)) for kind in _PANES}
+        self._bar = StepBar(id="steps")
+        self._switcher = ContentSwitcher(initial=_identity(Step.MODEL))
         self._going_on_to: Step | None = None
         self._remembered_strength: float | None = None
         if self.memory.now.theme in _THEMES:
             self.theme = self.memory.now.theme or _THEMES[0]
 
     def compose(self) -> ComposeResult:
-        yield StepBar(id="steps")
-        with ContentSwitcher(initial=_identity(Step.MODEL)):
-            for pane in _PANES:
-                yield pane(id=_identity(pane.STEP))
+        yield self._bar
+        with self._switcher:
+            yield from self._panes.values()
         yield Footer(compact=True)
 
     def on_mount(self) -> None:
@@ -128,8 +130,9 @@ class Wizard(App[str | None]):
             self.push_screen(
                 Question(
                     "Go on where you stopped?",
-                    f"Last time {remembered.model} came as far as step {step + 1}, {step.title}. What was set is "
-                    "kept; the steps before are done again by themselves, and a search goes on where it stopped.",
+                    f"Last time {remembered.model} came as far as step {step + 1}, {step.title}. "
+                    "What was set is kept; the steps before are done again by themselves, and a search goes "
+                    "on where it stopped.",
                     yes="Go on",
                     no="Start anew",
                 ),
@@ -155,7 +158,7 @@ class Wizard(App[str | None]):
     # --- steps -----------------------------------------------------------------------------------------
 
     def pane(self, step: Step) -> StepPane:
-        return self.screen_stack[0].query_one(f"#{_identity(step)}", StepPane)
+        return self._panes[step]
 
     @property
     def model_pane(self) -> ModelPane:
@@ -171,7 +174,7 @@ class Wizard(App[str | None]):
         if not self.reachable(step):
             return
         self.here = step
-        self.screen_stack[0].query_one(ContentSwitcher).current = _identity(step)
+        self._switcher.current = _identity(step)
         self.pane(step).arrive()
 
     def complete(self, step: Step) -> None:
@@ -195,7 +198,10 @@ class Wizard(App[str | None]):
             self.go(min(following, target))
             return
         self.go(following)
-        self.pane(following).press() if following is not Step.TRY else self.complete(Step.TRY)
+        if following is Step.TRY:
+            self.complete(Step.TRY)
+        else:
+            self.pane(following).press()
 
     def halt(self) -> None:
         """Something went wrong, or was stopped: nothing goes on by itself any more."""
@@ -214,14 +220,16 @@ class Wizard(App[str | None]):
     def set_model(self, reference: str, path: Path) -> None:
         """Another model, or the same again: whatever was known of it is found again."""
         if self.path != path:
-            self.choices = replace(
-                self.choices, output="" if self._going_on_to is None else self.choices.output
-            )
+            kept = self.choices.output if self._going_on_to is not None else ""
+            self.choices = replace(self.choices, output=kept)
         self.choices = replace(self.choices, model=reference)
         self.path = path
         self.memory.used(reference if reference.startswith(("demo", "hf:")) else str(path.absolute()))
         self._reopen()
-        self.complete(Step.MODEL) if self._going_on_to is None else self.done.add(Step.MODEL)
+        if self._going_on_to is None:
+            self.complete(Step.MODEL)
+        else:
+            self.done.add(Step.MODEL)
         self.go(Step.CHECKUP)
         self.call_later(self.pane(Step.CHECKUP).press)
         if self._going_on_to is Step.CHECKUP:
@@ -302,6 +310,8 @@ class Wizard(App[str | None]):
         return self.jobs.start(owner, title, attached, then, cancel=cancel, discard=discard)
 
     def _look(self) -> None:
+        if not self._bar.is_attached:
+            return  # on the way out
         self.model_pane.catch_up()
         job = self.jobs.current
         if job is None:
@@ -314,7 +324,7 @@ class Wizard(App[str | None]):
             self.jobs.look()
 
     def refresh_bar(self) -> None:
-        bar = self.screen_stack[0].query_one(StepBar)
+        bar = self._bar
         bar.here = self.here
         bar.done = frozenset(self.done)
         job = self.jobs.current
@@ -377,11 +387,11 @@ class Wizard(App[str | None]):
     def _over_steps(self) -> bool:
         return len(self.screen_stack) > 1
 
-    def action_back(self) -> None:
+    def action_step_back(self) -> None:
         if not self._over_steps() and self.here > Step.MODEL:
             self.go(Step(self.here - 1))
 
-    def action_forward(self) -> None:
+    def action_step_forward(self) -> None:
         if not self._over_steps() and self.here < Step.REPORT:
             self.go(Step(self.here + 1))
 

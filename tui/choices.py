@@ -34,9 +34,6 @@ FOR_CALIBRATION = frozenset({"method", *PROMPTS, *RUNTIME})
 FOR_SEARCH = frozenset({"layer", "alpha", "min_compliance", "max_kl", "trials", "time_limit"})
 """Options on which the search depends, and all after it. The rest of them matter from the baking on."""
 
-_WIZARD_DEFAULTS = {"method": "conditional", "rounding": "grid"}
-"""What the wizard says aloud, whatever the command would take by itself."""
-
 
 def option(name: str) -> click.Option:
     """The command's own option of this name."""
@@ -61,7 +58,7 @@ class Choices:
         object.__setattr__(self, "texts", {k: v.strip() for k, v in self.texts.items() if v.strip()})
 
     def text(self, name: str) -> str:
-        return self.texts.get(name) or _WIZARD_DEFAULTS.get(name, "")
+        return self.texts.get(name, "")
 
     def set(self, **texts: str) -> Choices:
         return replace(self, texts={**self.texts, **texts})

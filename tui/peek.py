@@ -42,6 +42,9 @@ class Peek:
         while True:
             path = self._asked.get()
             try:
+                if not path.exists():
+                    self.known[path] = "is gone"
+                    continue
                 found = self._inspect(path)
                 text = f"{megabytes(found.size)} {found.file_type or ''}".rstrip()
                 self.known[path] = text if found.can_harden else f"{text}, cannot be hardened"

@@ -12,6 +12,9 @@ import math
 _MEAN_GAPS = ((1, 0.17), (2, 0.14), (4, 0.11), (8, 0.085), (16, 0.065))
 """Mean gap of untouched windows by their number of layers."""
 
+_NOISE_MEAN_GAP = 0.17
+"""The same in units of rounding noise, for windows that lie near it."""
+
 _MEASURED_HIDDEN = 576
 _NARROW = 4
 """Windows of fewer layers rest on a few matrices; for them the gap alone is not enough."""
@@ -20,7 +23,9 @@ MOST_NOISE = 2.5
 """A full ablation leaves rounding noise alone (1.0); untouched windows measured 3.8 and more."""
 
 
-def confidence(gap: float, layers: int, *, hidden: int, tests: int, noise_ratio: float | None) -> float:
+def confidence(
+    gap: float, layers: int, *, hidden: int, tests: int, noise_ratio: float | None, by_noise: bool
+) -> float:
     """The probability, from 0 to 1, that no window of an untouched file shows such a gap.
 
     Args:
@@ -28,11 +33,14 @@ def confidence(gap: float, layers: int, *, hidden: int, tests: int, noise_ratio:
         layers: of the window.
         tests: windows that were looked at (each is another chance to be wrong).
         noise_ratio: energy along the direction over that of rounding alone; None if not known.
+        by_noise: eigenvalues in units of rounding noise. Untouched windows show larger gaps there, but far
+            above the noise: such a finding has to lie at it.
     """
-    if layers < _NARROW and (noise_ratio is None or noise_ratio > MOST_NOISE):
+    if (by_noise or layers < _NARROW) and (noise_ratio is None or noise_ratio > MOST_NOISE):
         return 0.0
+    mean = _NOISE_MEAN_GAP if by_noise else _mean_gap(layers)
     # The edge of a narrow spectrum is coarser: spacings there grow as hidden^(-2/3) (Tracy and Widom 1994).
-    mean = _mean_gap(layers) * max(1.0, (_MEASURED_HIDDEN / hidden) ** (2 / 3))
+    mean *= max(1.0, (_MEASURED_HIDDEN / hidden) ** (2 / 3))
     by_chance = math.exp(-gap / mean)
     return float((1.0 - by_chance) ** tests)
 

@@ -35,6 +35,7 @@ Space = Literal["stream", "output"]
 The two differ only where such a norm stands between (Gemma 2 and 3, OLMo 2, GLM 4); whoever ablates these may
 have minded the gain or not, so both are looked at."""
 
+_SMALL_HIDDEN = 2048
 _WORK = 2.0e12
 """Multiplications spent on Gram matrices at most; beyond it columns are sampled."""
 
@@ -56,6 +57,7 @@ class Hole:
             where the file's type does not tell.
         confidence: probability that no untouched file shows this (:mod:`rosi_edge.abliteration.confidence`).
         space: where the direction lives.
+        by_noise: found as a direction with nothing but rounding noise; otherwise as one far below the others.
     """
 
     direction: Float32 = field(repr=False)
@@ -65,6 +67,7 @@ class Hole:
     noise_ratio: float | None
     confidence: float
     space: Space = "stream"
+    by_noise: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,13 +121,21 @@ def find_holes(
     candidates: list[Hole] = []
     smallest = 1.0
     with progress.stage("Looking for holes in the weights", 2 * len(matrices)) as advance:
-        windows = {space: SlidingWindows() for space in spaces}
+        by_energy = {space: SlidingWindows() for space in spaces}
+        by_noise = {space: SlidingWindows(_widest_by_noise(hidden)) for space in spaces}
         for group in groups:
-            for space, summed in _sum_group(file, group, spaces, most, advance).items():
-                candidates += _lowest(windows[space].add(summed), space)
+            for space, (energy, noise) in _sum_group(file, group, spaces, most, advance).items():
+                candidates += _lowest(by_energy[space].add(energy), space)
+                if noise is not None:
+                    candidates += _lowest_by_noise(by_noise[space].add(noise), space)
         for space in spaces:
-            candidates += _lowest(windows[space].close(), space)
-        widest = max(candidates, key=lambda hole: len(hole.layers), default=None)
+            candidates += _lowest(by_energy[space].close(), space)
+            candidates += _lowest_by_noise(by_noise[space].close(), space)
+        widest = max(
+            (hole for hole in candidates if not hole.by_noise),
+            key=lambda hole: len(hole.layers),
+            default=None,
+        )
         if widest is not None:
             smallest = widest.energy_ratio
         rated = [
@@ -136,6 +147,7 @@ def find_holes(
                     hidden=hidden,
                     tests=len(candidates),
                     noise_ratio=hole.noise_ratio,
+                    by_noise=hole.by_noise,
                 ),
             )
             for hole in candidates
@@ -176,8 +188,10 @@ def _sum_group(
     spaces: Sequence[Space],
     most: int,
     advance: Advance,
-) -> dict[Space, Window]:
-    sums: dict[Space, Window] = {}
+) -> dict[Space, tuple[Window, Window | None]]:
+    """The group's Gram matrices summed twice: by energy (each with a mean of 1 a direction), and by noise (in
+    units of what rounding leaves), None where a type's rounding is not known."""
+    sums: dict[Space, tuple[Window, Window | None]] = {}
     for matrix in group:
         sample = sample_columns(file, matrix, most)
         gram = sample.weights @ sample.weights.T
@@ -185,8 +199,13 @@ def _sum_group(
             gain = _gain(file, matrix) if space == "stream" else None
             scaled = gram if gain is None else gram * np.outer(gain, gain).astype(np.float32)
             noise = sample.noise if gain is None or sample.noise is None else sample.noise * gain**2
-            window = _normalised(matrix.block, scaled, noise)
-            sums[space] = sums[space] + window if space in sums else window
+            energy = float(np.trace(scaled, dtype=np.float64)) / len(scaled)
+            one = _weighted(matrix.block, scaled, noise, energy)
+            other = None if noise is None else _weighted(matrix.block, scaled, noise, float(noise.mean()))
+            if space in sums:
+                first, second = sums[space]
+                one, other = first + one, None if second is None or other is None else second + other
+            sums[space] = one, other
         advance(1)
     return sums
 
@@ -197,11 +216,15 @@ def _gain(file: GgufFile, matrix: WriteMatrix) -> Float64 | None:
     return dequantize(file, matrix.post_norm).reshape(-1).astype(np.float64)
 
 
-def _normalised(block: int, gram: Float32, noise: Float64 | None) -> Window:
-    """With a trace of d, so that the mean energy of a direction is 1. A matrix of zeros counts as nothing."""
-    mean = float(np.trace(gram, dtype=np.float64)) / len(gram)
-    share = 1.0 / mean if mean > 0 else 0.0
+def _weighted(block: int, gram: Float32, noise: Float64 | None, unit: float) -> Window:
+    """In parts of ``unit``. A matrix of zeros counts as nothing."""
+    share = 1.0 / unit if unit > 0 else 0.0
     return Window((block, block + 1), gram * np.float32(share), None if noise is None else noise * share, 1)
+
+
+def _widest_by_noise(hidden: int) -> int | None:
+    # Where a matrix is large, fewer of them are kept; wide windows are left to the sums by energy.
+    return None if hidden <= _SMALL_HIDDEN else 4
 
 
 def _lowest(windows: Iterable[Window], space: Space) -> list[Hole]:
@@ -223,6 +246,32 @@ def _lowest(windows: Iterable[Window], space: Space) -> list[Hole]:
                 noise_ratio=noise_ratio,
                 confidence=0.0,
                 space=space,
+            )
+        )
+    return found
+
+
+def _lowest_by_noise(windows: Iterable[Window], space: Space) -> list[Hole]:
+    """The direction with the least energy in units of rounding noise: about 1 where nothing else is left."""
+    found = []
+    for window in windows:
+        if window.noise is None or not (window.noise > 0).all():
+            continue
+        scale = 1.0 / np.sqrt(window.noise)
+        lowest = _bottom(replace(window, gram=window.gram * np.outer(scale, scale).astype(np.float32)))
+        if lowest is None:
+            continue
+        direction = (lowest.direction * scale).astype(np.float32)
+        found.append(
+            Hole(
+                direction=direction / np.float32(np.linalg.norm(direction)),
+                layers=tuple(range(*window.layers)),
+                energy_ratio=lowest.smallest / lowest.typical,
+                gap=lowest.gap,
+                noise_ratio=lowest.smallest,
+                confidence=0.0,
+                space=space,
+                by_noise=True,
             )
         )
     return found

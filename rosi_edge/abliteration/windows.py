@@ -18,7 +18,7 @@ class Window:
 
     Attributes:
         layers: first and past-the-last.
-        gram: the sum of their Gram matrices, each with a trace of d, (d, d).
+        gram: the weighted sum of their Gram matrices, (d, d).
         noise: the same for the energy that rounding alone leaves in each channel, (d,); None if not known.
         matrices: how many were summed.
     """
@@ -40,16 +40,21 @@ class SlidingWindows:
 
     A window is the sum of the two halves that were completed last, so a level keeps one matrix: the memory
     grows with the logarithm of the number of layers.
+
+    Args:
+        largest: groups in a window at most, a power of two; None for all sizes and the window of all layers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, largest: int | None = None) -> None:
+        self._largest = largest
         self._last: list[Window | None] = []
         self._counts: list[int] = []
         self._all: Window | None = None
 
     def add(self, group: Window) -> Iterator[Window]:
         """Take in the next group; yields every window that it completes, the group itself first."""
-        self._all = group if self._all is None else self._all + group
+        if self._largest is None:
+            self._all = group if self._all is None else self._all + group
         yield from self._complete(0, group)
 
     def close(self) -> Iterator[Window]:
@@ -59,6 +64,8 @@ class SlidingWindows:
 
     def _complete(self, level: int, window: Window) -> Iterator[Window]:
         yield window
+        if self._largest is not None and 1 << level >= self._largest:
+            return
         if level == len(self._last):
             self._last.append(None)
             self._counts.append(0)

@@ -30,8 +30,8 @@ _POSITIVE_WEIGHT = 0.3
 """What the positive inputs weigh together in a ridge regression, all negative ones together being one.
 Measured on the demo model: with less weight on them the keys push benign requests less for the same push on
 harmful ones, and the hardest harmful ones fall out when it is much less."""
-_RESPONSE_WEIGHT = 1.0
-"""What responses weigh together, the negative inputs being one."""
+_SILENT_WEIGHT = 1.0
+"""What each set of silent inputs weighs, all negative ones together being one."""
 
 
 class Form(StrEnum):
@@ -72,7 +72,7 @@ def solve_keys(
     negatives: Sequence[Float32],
     *,
     ridge: float,
-    responses: Float32 | None = None,
+    silent: Sequence[Float32] = (),
     forms: Sequence[Form] = tuple(Form),
 ) -> dict[Form, Key]:
     """Solve one matrix's key in several forms.
@@ -84,9 +84,10 @@ def solve_keys(
     Args:
         positive: (n, columns) inputs on which the key should fire.
         negatives: sets of (n, columns) inputs on which it should stay silent.
-        responses: (n, columns), changes that the edits themselves bring to this matrix's inputs. The key is
-            asked to answer none of them: otherwise each edited layer would read the push of those before it
-            as a positive input, and a small mistake would grow from layer to layer.
+        silent: sets of (n, columns) inputs that the key should answer with 0 whatever β is: those of other
+            positions, and the changes that the edits themselves bring to this matrix's inputs. Otherwise each
+            edited layer would read the push of those before it as a positive input, and a small mistake
+            would grow from layer to layer.
     """
     sets = (positive, *negatives)
     shares = [_POSITIVE_WEIGHT, *([1.0 / len(negatives)] * len(negatives))]
@@ -96,11 +97,12 @@ def solve_keys(
     inputs = np.concatenate(sets).astype(np.float32) * root[:, None].astype(np.float32)
     penalty = ridge * float(np.einsum("ij,ij->", inputs, inputs, dtype=np.float64)) / len(inputs)
     member = np.repeat(np.arange(len(sets)), [len(rows) for rows in sets])
-    if responses is not None and len(responses):
-        weight = np.float32(np.sqrt(_RESPONSE_WEIGHT / len(responses)))
-        inputs = np.concatenate([inputs, responses.astype(np.float32) * weight])
-        root = np.concatenate([root, np.zeros(len(responses))])
-        member = np.concatenate([member, np.full(len(responses), -1)])
+    for rows in silent:
+        if len(rows):
+            weight = np.float32(np.sqrt(_SILENT_WEIGHT / len(rows)))
+            inputs = np.concatenate([inputs, rows.astype(np.float32) * weight])
+            root = np.concatenate([root, np.zeros(len(rows))])
+            member = np.concatenate([member, np.full(len(rows), -1)])
     wanted = np.where(member[:, None] == np.arange(len(sets)), root[:, None], 0.0)
     products = inputs @ inputs.T if len(inputs) <= inputs.shape[1] else inputs.T @ inputs
     keys = {}
@@ -156,21 +158,21 @@ def _discriminant(
 ) -> Float32:
     """(M + λI)⁻¹ of each set's mean, M being the second moments of everything that is not positive, scaled so
     that the mean of its own set gives one."""
-    silent = inputs[member != 0]
+    others = inputs[member != 0]
     means = np.stack(
         [(inputs[member == part].T @ root[member == part]).astype(np.float64) for part in range(sets)], axis=1
     )
     # Rows carry the root of their weight, so a set's sum of weights is what its rows' roots square to.
     means /= np.array([np.square(root[member == part]).sum() for part in range(sets)])
-    if len(silent) <= silent.shape[1]:
+    if len(others) <= others.shape[1]:
         if len(inputs) <= inputs.shape[1]:
-            of_silent = products[np.ix_(member != 0, member != 0)]
+            of_others = products[np.ix_(member != 0, member != 0)]
         else:
-            of_silent = silent @ silent.T
-        inner = _solve(of_silent, penalty, silent.astype(np.float64) @ means)
-        vectors = (means - silent.T.astype(np.float64) @ inner) / penalty
+            of_others = others @ others.T
+        inner = _solve(of_others, penalty, others.astype(np.float64) @ means)
+        vectors = (means - others.T.astype(np.float64) @ inner) / penalty
     else:
-        vectors = _solve(silent.T @ silent, penalty, means)
+        vectors = _solve(others.T @ others, penalty, means)
     answers = np.einsum("cs,cs->s", vectors, means)
     return np.asarray(vectors / np.maximum(answers, 1e-30), dtype=np.float32)
 

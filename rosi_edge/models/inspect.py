@@ -111,8 +111,8 @@ def inspect(
 
     Raises:
         ModelFileError: missing, unreadable or damaged.
-        UnsupportedModelError: a part of a split model that is not the first. An architecture that cannot be hardened is not an
-            error here but a reason in the result.
+        UnsupportedModelError: a part of a split model that is not the first. An architecture that cannot be
+            hardened is not an error here but a reason in the result.
     """
     weights = nullcontext(model) if isinstance(model, (GgufFile, Checkpoint)) else open_weights(Path(model))
     with weights as gguf_file:

@@ -245,7 +245,7 @@ def _complete_push(
     """
     assert plan.push is not None
     push_direction = plan.directions[:, -1]
-    whole = float((push_direction @ plan.push[plan.order]) * (output @ output))
+    whole = float(push_direction @ plan.push[plan.order]) * float(output @ output)
     if whole <= 0:
         return
     energy = np.einsum("ck,ck->c", plan.directions[:, :-1], plan.directions[:, :-1]) + plan.diagonal

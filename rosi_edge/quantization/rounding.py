@@ -6,12 +6,14 @@ size. ``requantize`` is the plain one; better ones plug in here and nothing else
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import gguf
 import numpy as np
 import numpy.typing as npt
 
+from rosi_edge.errors import UnsupportedModelError
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.quantization.codec import quantize
 
@@ -56,10 +58,18 @@ class Rounding(Protocol):
 
 
 class Requantize:
-    """Dequantize, add, quantize again with ggml's quantizer: scales move too, and small changes drown."""
+    """Dequantize, add, quantize again with ggml's quantizer: scales move too, and small changes drown.
+
+    Args:
+        importance: for some tensors how much each column's error counts, (matrices, columns); see
+            ``rosi_edge.quantization.imatrix``.
+    """
 
     name = "requantize"
     aims = False
+
+    def __init__(self, importance: Mapping[str, Float32] | None = None) -> None:
+        self._importance = importance or {}
 
     def round(
         self,
@@ -70,4 +80,24 @@ class Requantize:
         change: Float32,
         edit: RankOneEdit | None = None,
     ) -> Bytes:
-        return quantize(weights + change, kind).reshape(data.shape)
+        importance = self._importance_of(tensor, weights.shape[1])
+        return quantize(weights + change, kind, importance).reshape(data.shape)
+
+    def _importance_of(self, matrix: str, columns: int) -> Float32 | None:
+        """A matrix of a stack has its number in brackets (``RankOneEdit.matrix``).
+
+        Raises:
+            UnsupportedModelError: what is known of the tensor is of another shape.
+        """
+        name, _, number = matrix.removesuffix("]").partition("[")
+        known = self._importance.get(name)
+        if known is None:
+            return None
+        index = int(number or 0)
+        if known.shape[-1] != columns or index >= len(known):
+            raise UnsupportedModelError(
+                f"the importance matrix holds {known.shape[-1]} columns for {name}, which has {columns}",
+                "Give the importance matrix of this very model",
+            )
+        columns_matter: Float32 = known[index]
+        return columns_matter

@@ -199,7 +199,7 @@ def strength_calibration(report: HardeningReport) -> Figure:
     axes.set_ylim(-0.02, 1.04)
     axes.set_xlabel("strength α (0 is the original)")
     percent_axis(axes, "y")
-    title_with_legend(axes, "Strength calibration", 3)
+    title_with_legend(axes, "Strength calibration", 2)
     counts = [
         " / ".join(map(str, sorted({getattr(point, key).n for point in points})))
         for key in ("harmful_refusal", "benign_compliance")

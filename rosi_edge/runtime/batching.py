@@ -12,6 +12,9 @@ import numpy.typing as npt
 Int32 = npt.NDArray[np.int32]
 Tokens = list[int]
 
+SHORTEST_SHARED_PREFIX = 4
+"""Tokens that prompts must share for these to be decoded once for all of them."""
+
 
 @dataclass(eq=False)
 class Member:
@@ -171,3 +174,15 @@ class Batching:
             member.position += count
             member.reading = bool(member.pending)
         return batch
+
+
+def common_prefix(prompts: Sequence[Tokens]) -> Tokens:
+    """The longest opening that all prompts share and that leaves each at least one token."""
+    if not prompts:
+        return []
+    shared = list(prompts[0][: min(len(prompt) for prompt in prompts) - 1])
+    for prompt in prompts[1:]:
+        while shared != prompt[: len(shared)]:
+            # Halving would overshoot; prompts differ soon after the system prompt, so this is short.
+            shared = shared[: next(i for i, (a, b) in enumerate(zip(shared, prompt, strict=False)) if a != b)]
+    return shared

@@ -19,7 +19,7 @@ from rosi_edge.models.architectures import architecture_of, write_matrices
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.progress import Advance
 from rosi_edge.runtime import llama_abi
-from rosi_edge.runtime.batching import Batching, Member
+from rosi_edge.runtime.batching import SHORTEST_SHARED_PREFIX, Batching, Member, common_prefix
 from rosi_edge.runtime.chat import ChatTemplate
 from rosi_edge.runtime.engine import (
     Conversation,
@@ -37,7 +37,6 @@ Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 
 _PREFIX_SEQUENCE = 0
-_SHORTEST_SHARED_PREFIX = 4
 _SCORED_AT_A_TIME = 128
 """Continuation tokens decoded at once: each needs a row of logits, four bytes times the vocabulary."""
 _SESSION_OPENING = 64
@@ -329,7 +328,7 @@ class LlamaEngine:
         if self._to_hold is None:
             raise EngineError("no prompts are held")
         prompts, tail = self._to_hold
-        shared = len(_common_prefix(prompts))
+        shared = len(common_prefix(prompts))
         cells = shared + sum(len(prompt) - shared for prompt in prompts)
         if len(prompts) > self._can_hold or cells > self._context.size or tail > self._context.batch_size:
             return self.next_token_logprobs(prompts)
@@ -499,8 +498,8 @@ class LlamaEngine:
             raise EngineError("an empty prompt cannot be decoded")
         if self._session is not None or self._held is not None:
             self._forget_prefix()
-        shared = _common_prefix(prompts)
-        if len(shared) < _SHORTEST_SHARED_PREFIX:
+        shared = common_prefix(prompts)
+        if len(shared) < SHORTEST_SHARED_PREFIX:
             return self._forget_prefix()
         if shared != self._prefix:
             self._forget_prefix()
@@ -682,18 +681,6 @@ def _log_sum_exp(logits: Float32) -> Float32:
     highest = logits.max(axis=1)
     total: Float32 = np.log(np.exp(logits - highest[:, None]).sum(axis=1)) + highest
     return total
-
-
-def _common_prefix(prompts: Sequence[Tokens]) -> Tokens:
-    """The longest opening that all prompts share and that leaves each at least one token."""
-    if not prompts:
-        return []
-    shared = list(prompts[0][: min(len(prompt) for prompt in prompts) - 1])
-    for prompt in prompts[1:]:
-        while shared != prompt[: len(shared)]:
-            # Halving would overshoot; prompts differ soon after the system prompt, so this is short.
-            shared = shared[: next(i for i, (a, b) in enumerate(zip(shared, prompt, strict=False)) if a != b)]
-    return shared
 
 
 def _count(advance: Advance | None, units: int) -> None:

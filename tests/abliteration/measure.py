@@ -1,14 +1,15 @@
 """Measures how surely holes are found, and the gaps that untouched models have. Run by hand; takes a while.
 
-    python tests/abliteration/measure.py DIRECTIONS.npy RESULTS.jsonl [SECONDS]
+    python tests/abliteration/measure.py DIRECTIONS.npy RESULTS.jsonl [SECONDS [PATTERN]]
 
-DIRECTIONS.npy: (24, 896), the demo model's difference of means for every layer. Cases that RESULTS.jsonl already holds are
-skipped, so it can be run in turns.
+DIRECTIONS.npy: (24, 896), the demo model's difference of means for every layer. Cases that RESULTS.jsonl
+already holds are skipped, so it can be run in turns; PATTERN chooses among the rest.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
 import time
@@ -59,11 +60,11 @@ def cases(demo_directions):
             yield f"{model} partial70 all {kind}", model, same, 0.7, kind
 
 
-def main(directions: str, results: str, seconds: str = "1e9") -> None:
+def main(directions: str, results: str, seconds: str = "1e9", pattern: str = "") -> None:
     place, start = Path(results), time.monotonic()
     done = {json.loads(line)["case"] for line in place.read_text().splitlines()} if place.exists() else set()
     for name, model, lost, strength, kind in cases(np.load(directions)):
-        if name in done or time.monotonic() - start > float(seconds):
+        if name in done or not re.search(pattern, name) or time.monotonic() - start > float(seconds):
             continue
         with tempfile.TemporaryDirectory() as folder:
             path = write_weakened(
@@ -87,16 +88,18 @@ def main(directions: str, results: str, seconds: str = "1e9") -> None:
             "energy_ratio": best.energy_ratio,
             "noise_ratio": best.noise_ratio,
             "layers": list(best.layers),
+            "by_noise": best.by_noise,
             "cosine": max(
                 (abs(float(best.direction @ lost[b])) for b in best.layers if b in lost), default=None
             ),
             "windows": [
-                (len(c.layers), c.space, c.gap, c.noise_ratio, c.energy_ratio) for c in found.candidates
+                (len(c.layers), c.space, c.gap, c.noise_ratio, c.energy_ratio, c.by_noise)
+                for c in found.candidates
             ],
         }
         with place.open("a") as stream:
             stream.write(json.dumps(entry) + "\n")
-        print(name, {k: v for k, v in entry.items() if k != "windows"}, flush=True)
+        sys.stdout.write(f"{name}: {len(found.holes)} found, confidence {best.confidence:.4f}\n")
 
 
 if __name__ == "__main__":

@@ -45,8 +45,8 @@ def test_it_needs_a_template(path: Path) -> None:
 
 
 def test_the_stream_moves_along_a_measured_direction(path: Path, engine: LlamaEngine) -> None:
-    harmful = bundled(Kind.HARMFUL, Part.CALIBRATION).texts[:16]
-    harmless = bundled(Kind.HARMLESS, Part.CALIBRATION).texts[:16]
+    harmful = bundled(Kind.HARMFUL, Part.CALIBRATION).texts[:12]
+    harmless = bundled(Kind.HARMLESS, Part.CALIBRATION).texts[:12]
     directions = extract_directions(engine, harmful, harmless)
     # A base model that was never taught to refuse still tells the two apart.
     assert max(entry.auc for entry in directions.separation) > 0.9

@@ -87,7 +87,7 @@ def test_a_key_does_not_answer_what_the_edits_themselves_bring() -> None:
     positive, negatives = _sets(64)
     push = np.random.default_rng(3).normal(size=(1, 64)).astype(np.float32) * 5 + positive.mean(axis=0)
     free = solve_keys(positive, negatives, ridge=0.05)
-    held = solve_keys(positive, negatives, ridge=0.05, responses=push)
+    held = solve_keys(positive, negatives, ridge=0.05, silent=[push])
     for form in Form:
         assert abs(push[0] @ held[form].fires) < 0.3 * abs(push[0] @ free[form].fires)
         assert (positive @ held[form].fires).mean() > 0.4

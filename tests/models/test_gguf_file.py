@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_gguf import write_tiny_llama
 
-from rosi_edge.errors import ModelFileError, RosiEdgeError, UnsupportedModelError
+from rosi_edge.errors import ModelFileError, RosiEdgeError
 from rosi_edge.models.gguf_file import GgufFile, MetadataArray
 from rosi_edge.models.inspect import inspect
 from rosi_edge.models.sources import resolve

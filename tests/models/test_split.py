@@ -51,7 +51,7 @@ def test_all_parts_are_one_model(whole: Path, parts: list[Path]) -> None:
 def test_what_is_wrong_with_a_set_of_parts(parts: list[Path], tmp_path: Path) -> None:
     first, second, third = parts
     for path in (second, third):
-        with pytest.raises(UnsupportedModelError, match="Give the first part, split-00001-of-00003.gguf"):
+        with pytest.raises(UnsupportedModelError, match=r"Give the first part, split-00001-of-00003\.gguf"):
             GgufFile.open(path)
     alone = tmp_path / "model.gguf"
     shutil.copy(first, alone)

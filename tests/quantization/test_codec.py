@@ -142,6 +142,7 @@ def test_literal_q4_0_block() -> None:
     np.testing.assert_array_equal(found, expected[None])
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=40))
 def test_f32_is_kept_to_the_bit(numbers: list[float]) -> None:
     matrix = np.array([numbers], dtype=np.float32)

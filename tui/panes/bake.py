@@ -52,12 +52,12 @@ class BakePane(StepPane):
         self.query_one("#place", Plain).update(
             f"The original stays as it is. The report goes to {self.report_folder.name}/ beside the new file."
         )
-        session = self.wizard.session
         table = self.query_one(TensorTable)
-        baked = session.baked if session is not None and not self.works else []
-        if table.row_count != len(baked):
-            table.show(baked)
-        table.display = bool(baked)
+        table.display = bool(table.row_count)
+
+    def event(self, event: Any) -> None:
+        self.query_one(TensorTable).show(event)
+        self.draw()
 
     @property
     def _done(self) -> bool:
@@ -102,6 +102,12 @@ class BakePane(StepPane):
             library.check_report_folder(folder)
             return place.exists()
 
+        def replace_or_not(wanted: bool | None) -> None:
+            if wanted:
+                self.bake()
+            else:
+                self.query_one("#output").focus()
+
         def then(exists: bool) -> None:
             if not exists:
                 self.bake()
@@ -113,7 +119,7 @@ class BakePane(StepPane):
                     yes="Replace it",
                     no="Choose another name",
                 ),
-                lambda replace_it: self.bake() if replace_it else self.query_one("#output").focus(),
+                replace_or_not,
             )
 
         self.start("Checking the place", work, then)
@@ -121,6 +127,7 @@ class BakePane(StepPane):
     def bake(self) -> None:
         wizard, session, output = self.wizard, self.session, self._output
         wizard.undo_from(Step.BAKE)
+        self.forget()
         wizard.choices = replace(wizard.choices, output=str(output))
         session.options = replace(
             session.options, command=wizard.choices.command(self.report_folder), force=False
@@ -129,7 +136,7 @@ class BakePane(StepPane):
         def work(activity: Activity) -> Any:
             if session.before is None:
                 session.measure_before()
-            session.bake(output)
+            activity.emit(session.bake(output))
             session.measure_after()
             return session.verdict()
 

@@ -104,9 +104,10 @@ class StepPane(Vertical):
         then: Callable[[Any], None],
         *,
         discard: Callable[[Any], None] | None = None,
+        quiet: bool = False,
     ) -> None:
         """Do slow work; ``then`` gets its value. A problem is shown here, and the step can be started
-        again."""
+        again. ``quiet`` work shows no progress."""
 
         def ended(outcome: Outcome) -> None:
             self.query_one(WorkPanel).end()
@@ -123,7 +124,8 @@ class StepPane(Vertical):
         if not self.wizard.start(self, title, work, ended, discard=discard):
             self.problem.tell("Another step is still working. Wait for it, or stop it with Esc.")
             return
-        self.query_one(WorkPanel).begin()
+        if not quiet:
+            self.query_one(WorkPanel).begin()
         self.refresh_all()
 
     def follow(self, activity: Activity) -> None:
@@ -134,7 +136,7 @@ class StepPane(Vertical):
 
     def refresh_all(self) -> None:
         self.draw()
-        self.bar.arrange(
+        self.bar.offer(
             primary=self.primary(), again=self.again(), working=self.works, back=self.STEP > Step.MODEL
         )
         self.wizard.refresh_bar()
@@ -147,7 +149,7 @@ class StepPane(Vertical):
     def on_action_bar_pressed(self, event: ActionBar.Pressed) -> None:
         event.stop()
         if event.which == "back":
-            self.wizard.action_back()
+            self.wizard.action_step_back()
         elif event.which == "stop":
             self.wizard.action_stop()
         elif event.which == "again":

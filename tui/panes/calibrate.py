@@ -10,7 +10,7 @@ from textual.widget import Widget
 from ..steps import Step
 from ..widgets.facts import Facts
 from ..widgets.plain import Plain
-from ..widgets.separation_plot import SeparationPlot
+from ..widgets.separation_plot import SeparationPlot, legend
 from .base import StepPane
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ class CalibratePane(StepPane):
 
     def body(self) -> Iterable[Widget]:
         yield Facts(id="prompts")
+        yield Plain(legend(), id="legend")
         yield SeparationPlot(id="separation")
         yield Plain(id="findings")
 
@@ -40,16 +41,15 @@ class CalibratePane(StepPane):
             elicit = wizard.choices.text("elicit") or "only if the model hardly refuses without"
             self.query_one(Facts).show([("requests", f"{requests} ({source})"), ("safety prompt", elicit)])
         plot = self.query_one(SeparationPlot)
-        plot.display = bool(self._separation)
+        plot.display = self.query_one("#legend").display = bool(self._separation)
         session = wizard.session
         findings = session.findings if session is not None and not self.works else []
         self.query_one("#findings", Plain).update("\n".join(findings))
 
     def event(self, event: Any) -> None:
         self._separation.append(event)
-        plot = self.query_one(SeparationPlot)
-        plot.display = True
-        plot.show(self._separation)
+        self.query_one(SeparationPlot).show(self._separation)
+        self.draw()
 
     @property
     def _done(self) -> bool:

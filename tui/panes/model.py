@@ -42,9 +42,7 @@ class ModelPane(StepPane):
     STEP = Step.MODEL
 
     def body(self) -> Iterable[Widget]:
-        yield Input(
-            placeholder="a path, hf:org/repo:QUANT, or demo; or choose below", compact=True, id="path"
-        )
+        yield Input(placeholder="a path, hf:org/repo:QUANT or demo", compact=True, id="path")
         with Horizontal(id="sources"):
             with Vertical(id="ready"):
                 yield Plain("Recent and demo models", classes="caption")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.table import Table
 from rich.text import Text
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.widget import Widget
 from textual.widgets import Static
@@ -32,11 +32,18 @@ _RATES = (
 
 class ReportPane(StepPane):
     STEP = Step.REPORT
-    BINDINGS = [Binding("f6", "copy", "Copy the commands")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("f6", "copy", "Copy the commands", show=False),
+        Binding("down", "scroll(1)", "Scroll", show=False),
+        Binding("up", "scroll(-1)", "Scroll", show=False),
+        Binding("pagedown", "scroll(10)", "Scroll", show=False),
+        Binding("pageup", "scroll(-10)", "Scroll", show=False),
+    ]
 
     def body(self) -> Iterable[Widget]:
-        with VerticalScroll(id="report"):
+        with VerticalScroll(id="report", can_focus=False):
             yield Plain(id="verdict")
+            yield Facts(id="file")
             yield IntervalStrip(id="strip")
             yield Static(id="figures")
             yield Facts(id="where")
@@ -78,13 +85,13 @@ class ReportPane(StepPane):
             )
         table.add_row("divergence (KL, nats)", "–", nats(after.kl_first_token) if after else "–", "–")
         self.query_one("#figures", Static).update(table)
+        self.query_one("#file", Facts).show(self._file(report))
         self.query_one("#where", Facts).show(self._where(report))
         self.query_one("#commands", Plain).update("\n".join(self._commands(report)))
 
-    def _where(self, report: HardeningReport) -> list[tuple[str, str]]:
-        from rosi_edge.report.numbers import megabytes, seconds
+    def _file(self, report: HardeningReport) -> list[tuple[str, str]]:
+        from rosi_edge.report.numbers import megabytes
 
-        injection = report.injection
         rows = []
         if report.output is not None:
             rows.append(("new file", self.wizard.choices.output))
@@ -93,14 +100,19 @@ class ReportPane(StepPane):
             rows.append(("new file", "not kept"))
         if self.wizard.report_folder is not None:
             rows.append(("report, pictures", f"{self.wizard.report_folder} (report.md, report.json, *.png)"))
+        return rows
+
+    def _where(self, report: HardeningReport) -> list[tuple[str, str]]:
+        from rosi_edge.report.numbers import rate, seconds
+
+        injection = report.injection
+        rows = []
         rows.append(("setting", injection.setting or f"layer {report.direction.layer}"))
         delivered = (
             "" if injection.delivered is None else f", {injection.delivered:.2f} of the edit delivered"
         )
         rows.append(("strength", f"{injection.strength:.4g}{delivered}"))
         if report.stress is not None and report.stress.after is not None:
-            from rosi_edge.report.numbers import rate
-
             rows.append(
                 (
                     "jailbreaks succeed",
@@ -115,6 +127,9 @@ class ReportPane(StepPane):
         return self.wizard.choices.commands(
             self.wizard.report_folder, written=report.output is not None, by_hand=self.wizard.by_hand
         )
+
+    def action_scroll(self, lines: int) -> None:
+        self.query_one("#report").scroll_relative(y=lines, animate=False)
 
     def action_copy(self) -> None:
         if self.wizard.report is not None:

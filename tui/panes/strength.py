@@ -31,8 +31,8 @@ class StrengthPane(StepPane):
     STEP = Step.STRENGTH
 
     def body(self) -> Iterable[Widget]:
-        yield FrontierPlot(id="frontier")
         yield Plain(legend(), id="legend")
+        yield FrontierPlot(id="frontier")
         yield PointSlider(id="slider")
         yield Plain(id="point")
 
@@ -79,8 +79,8 @@ class StrengthPane(StepPane):
         assert session.found is not None
         if point is None:
             return (
-                f"! No setting kept benign compliance at {session.found.floor:.1%} or above. Allow less in the "
-                "advanced settings (F5) and search again, take a point with the arrow keys, or continue: "
+                f"! No setting kept benign compliance at {session.found.floor:.1%} or above. Allow less in "
+                "the advanced settings (F5) and search again, take a point with the arrow keys, or continue: "
                 "the report will say so."
             )
         where = point.setting or f"layer {point.layer}, strength {point.strength:.4g}"
@@ -131,6 +131,7 @@ class StrengthPane(StepPane):
         event.stop()
         session = self.session
         if self.wizard.jobs.current is not None or session.found is None:
+            self.draw()
             return
         self.wizard.choose(session.found.frontier[event.index])
         self.draw()
@@ -149,7 +150,7 @@ class StrengthPane(StepPane):
             if self.visible_now:
                 self.query_one(PointSlider).focus()
 
-        self.start("Applying", lambda activity: session.apply(point.strength), then)
+        self.start("Applying", lambda activity: session.apply(point.strength), then, quiet=True)
 
     def focus_here(self) -> None:
         if not self.query_one(PointSlider).has_focus:

@@ -1,12 +1,14 @@
-"""Everything that can be set besides. The fields, their help and what they refuse are those of the command."""
+"""Everything that can be set besides; fields, their help and what they refuse are those of the command."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import click
 from textual import work
 from textual.app import ComposeResult
+from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widget import Widget
@@ -23,7 +25,10 @@ _PLACEHOLDERS = {"elicit": "only if needed; 'default' or a text of your own"}
 class Advanced(ModalScreen[Choices | None]):
     """Gives back changed choices, or None."""
 
-    BINDINGS = [("escape", "dismiss(None)", "Leave as it was"), ("f5", "accept", "Accept")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("escape", "dismiss(None)", "Leave as it was"),
+        ("f5", "accept", "Accept"),
+    ]
 
     def __init__(self, choices: Choices, check: Callable[[Choices], None]) -> None:
         """
@@ -73,13 +78,11 @@ class Advanced(ModalScreen[Choices | None]):
 
     def _typed(self) -> Choices:
         texts = {field.id or "": field.value for field in self.query(Input)}
-        texts |= {field.id or "": str(field.value) for field in self.query(Select)}
-        # What is the default need not be said.
-        return Choices(
-            self._choices.model,
-            {name: text for name, text in texts.items() if text != Choices().text(name)},
-            self._choices.output,
-        )
+        for field in self.query(Select):
+            # What is the default need not be said.
+            if field.id and field.value != option(field.id).default:
+                texts[field.id] = str(field.value)
+        return Choices(self._choices.model, texts, self._choices.output)
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         if event.button.id == "accept":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from typing import ClassVar
 
 from textual.app import ComposeResult
+from textual.binding import BindingType
 from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Markdown
@@ -22,9 +24,7 @@ def help_text(step: Step) -> str:
 
 
 class HelpScreen(ModalScreen[None]):
-    BINDINGS = [
-        ("escape,f1,q,enter", "dismiss", "Close"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [("escape,f1,q,enter", "dismiss", "Close")]
 
     def __init__(self, step: Step) -> None:
         super().__init__()

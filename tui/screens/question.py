@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from textual.app import ComposeResult
+from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Button
@@ -11,7 +14,7 @@ from ..widgets.plain import Plain
 
 
 class Question(ModalScreen[bool]):
-    BINDINGS = [("escape", "dismiss(False)", "No")]
+    BINDINGS: ClassVar[list[BindingType]] = [("escape", "dismiss(False)", "No")]
     AUTO_FOCUS = ""
 
     def __init__(self, title: str, text: str, *, yes: str, no: str, default: bool = True) -> None:
@@ -23,12 +26,8 @@ class Question(ModalScreen[bool]):
             dialog.border_title = self._title
             yield Plain(self._text)
             with Horizontal(classes="buttons"):
-                yield Button(
-                    self._yes, id="yes", compact=True, variant="primary" if self._default else "default"
-                )
-                yield Button(
-                    self._no, id="no", compact=True, variant="default" if self._default else "primary"
-                )
+                yield Button(self._yes, id="yes", compact=True)
+                yield Button(self._no, id="no", compact=True)
 
     def on_mount(self) -> None:
         self.query_one("#yes" if self._default else "#no", Button).focus()

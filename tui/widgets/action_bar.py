@@ -27,7 +27,7 @@ class ActionBar(Horizontal):
         event.stop()
         self.post_message(self.Pressed(event.button.id or ""))
 
-    def arrange(self, *, primary: str, again: str, working: bool, back: bool) -> None:
+    def offer(self, *, primary: str, again: str, working: bool, back: bool) -> None:
         """Say what can be pressed now; an empty ``again`` hides that button."""
         self.query_one("#back", Button).display = back
         self.query_one("#stop", Button).display = working
@@ -37,6 +37,9 @@ class ActionBar(Horizontal):
         button = self.query_one("#primary", Button)
         button.label = "Working…" if working else primary
         button.disabled = working
+        for button in self.query(Button):
+            # A new label may be longer than the old one.
+            button.refresh(layout=True)
 
     def focus_primary(self) -> None:
         self.query_one("#primary", Button).focus()

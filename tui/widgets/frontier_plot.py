@@ -22,8 +22,9 @@ class Dot:
 
 def legend() -> Text:
     return Text(
-        f"{ORIGINAL} original  {TRIED} estimated  {ANSWERED} measured  "
-        f"{CHOSEN} best found  {YOURS} yours  ╌ lowest compliance allowed",
+        "↑ answers harmless requests   → refuses harmful requests\n"
+        f"{ORIGINAL} original  {TRIED} estimated  {ANSWERED} measured  {CHOSEN} best found  {YOURS} yours  "
+        "⠒⠒ lowest allowed",
         no_wrap=True,
     )
 
@@ -52,8 +53,6 @@ class FrontierPlot(Plot):
             ([yours] if yours else [], YOURS, self.strong),
         ):
             self.points([d.refusal for d in dots], [d.compliance for d in dots], sign, style)
-        self.set_xlabel("refuses harmful requests →")
-        self.set_ylabel("answers harmless requests ↑")
         everything = [d for d in (original, chosen, yours, *tried, *answered) if d is not None]
         lowest = min([d.compliance for d in everything] + ([floor] if floor is not None else []), default=0.0)
         self.set_xlimits(0.0, 1.0)

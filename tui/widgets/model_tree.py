@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.style import Style
 from rich.text import Text
 from textual.widgets import DirectoryTree
-from textual.widgets._directory_tree import DirEntry
+from textual.widgets.directory_tree import DirEntry
 from textual.widgets.tree import TreeNode
 
 from ..peek import Peek
@@ -37,11 +37,12 @@ class ModelTree(DirectoryTree):
         """Draw anew if something has become known."""
         if len(self._peek.known) != self._drawn:
             self._drawn = len(self._peek.known)
-            self.clear_line_caches()
+            self._refresh_below(self.root)
 
-    def clear_line_caches(self) -> None:
-        self._invalidate()
-        self.refresh()
+    def _refresh_below(self, node: TreeNode[DirEntry]) -> None:
+        for child in node.children:
+            child.refresh()
+            self._refresh_below(child)
 
 
 def _is_shown(path: Path) -> bool:

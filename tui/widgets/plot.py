@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from textual_plot import HiResMode, LegendLocation, PlotWidget
+from textual_plot import HiResMode, PlotWidget
 
 
 class Plot(PlotWidget, can_focus=False):
@@ -12,9 +12,12 @@ class Plot(PlotWidget, can_focus=False):
 
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes, allow_pan_and_zoom=False)
-        self.margin_top = 1
-        self.margin_bottom = 2
-        self.margin_left = 7
+
+    def on_mount(self) -> None:
+        # Axes are named in a line of text above: the margins cut longer names off.
+        self.margin_top = 0
+        self.margin_bottom = 1
+        self.margin_left = 6
 
     def _colour(self, name: str, fallback: str) -> str:
         colour = self.app.theme_variables.get(name, fallback)
@@ -40,11 +43,6 @@ class Plot(PlotWidget, can_focus=False):
         if len(x) > 1:
             self.plot(list(x), list(y), style or self.faint, HiResMode.BRAILLE)
 
-    def points(
-        self, x: Sequence[float], y: Sequence[float], marker: str, style: str, label: str | None = None
-    ) -> None:
+    def points(self, x: Sequence[float], y: Sequence[float], marker: str, style: str) -> None:
         if x:
-            self.scatter(list(x), list(y), marker, style, label=label)
-
-    def legend(self, location: LegendLocation) -> None:
-        self.show_legend(location)
+            self.scatter(list(x), list(y), marker, style)

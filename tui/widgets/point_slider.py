@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rich.text import Text
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.reactive import reactive
 from textual.widget import Widget
@@ -14,7 +15,7 @@ from .frontier_plot import ANSWERED, CHOSEN, YOURS
 
 
 class PointSlider(Widget, can_focus=True):
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left,down", "move(-1)", "Weaker"),
         Binding("right,up", "move(1)", "Stronger"),
         Binding("home", "move(-999)", "Weakest", show=False),
@@ -46,7 +47,8 @@ class PointSlider(Widget, can_focus=True):
         signs = [ANSWERED] * self.count
         if self.best is not None:
             signs[self.best] = CHOSEN
-        signs[min(self.index, self.count - 1)] = YOURS
+        here = min(self.index, self.count - 1)
+        signs[here] = f"[{CHOSEN if here == self.best else YOURS}]"
         gap = "─" * max(1, min(6, (self.size.width - 24) // self.count - 1))
         return Text.assemble(
             "◂ weaker ", ("─" + gap.join(signs) + "─", "bold"), " stronger ▸", no_wrap=True, overflow="crop"

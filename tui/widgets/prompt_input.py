@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.widgets import Input
 
 
 class PromptInput(Input):
-    BINDINGS = [
-        Binding("up", "ready(-1)", "Ready requests"),
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "ready(-1)", "Ready requests", show=False),
         Binding("down", "ready(1)", "Next ready", show=False),
     ]
 

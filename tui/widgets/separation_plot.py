@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from rosi_edge.direction import LayerSeparation
+from rich.text import Text
 
 from .plot import Plot
+
+if TYPE_CHECKING:
+    from rosi_edge.direction import LayerSeparation
+
+
+def legend() -> Text:
+    return Text("↑ separation of harmful from harmless requests (d′)  → layer  ◆ the best one", no_wrap=True)
 
 
 class SeparationPlot(Plot):
@@ -20,9 +28,7 @@ class SeparationPlot(Plot):
         values = [entry.d_prime for entry in separation]
         best = max(separation, key=lambda entry: entry.d_prime)
         self.line(layers, values)
-        self.points(layers, values, "•", self.plain, "a layer")
-        self.points([best.layer], [best.d_prime], "◆", self.strong, f"best: layer {best.layer}")
-        self.set_xlabel("layer")
-        self.set_ylabel("separation of harmful from harmless (d′)")
-        self.set_ylimits(0, None)
+        self.points(layers, values, "•", self.plain)
+        self.points([best.layer], [best.d_prime], "◆", self.strong)
+        self.set_ylimits(min(0.0, *values), max(best.d_prime * 1.1, 0.1))
         self.set_xlimits(-0.5, max(max(layers), 1) + 0.5)

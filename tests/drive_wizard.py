@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from fake_session import FakeLibrary
 from rosi_edge_tui.app import Wizard
 from rosi_edge_tui.memory import Memory
 from rosi_edge_tui.steps import Step
 from textual.pilot import Pilot
-from tui.fake_session import FakeLibrary
 
-PATIENCE = 60.0
+PATIENCE = 240.0
 """Seconds; a machine with much else to do is slow, not wrong."""
 
 Play = Callable[["Driver"], Awaitable[None]]
@@ -29,8 +29,10 @@ class Driver:
     async def until(self, condition: Callable[[], object]) -> None:
         end = time.monotonic() + PATIENCE
         while not condition():
+            if self.wizard._exception is not None:
+                raise self.wizard._exception
             assert time.monotonic() < end, f"nothing of it came:\n{self.screen()}"
-            await self.pilot.pause(0.02)
+            await asyncio.sleep(0.05)
         await self.pilot.pause()
 
     async def idle(self) -> None:

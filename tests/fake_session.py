@@ -66,7 +66,9 @@ def behaviour(refused: int, answered: int, sounds: int, kl: float | None = None)
 
 ORIGINAL = behaviour(20, 37, 22)
 FRONTIER = tuple(
-    FrontierPoint(14, strength, behaviour(*counts), (), f"ridge keys around layers 9 to 20, strength {strength:g}")
+    FrontierPoint(
+        14, strength, behaviour(*counts), (), f"ridge keys around layers 9 to 20, strength {strength:g}"
+    )
     for strength, counts in (
         (0.4, (27, 37, 22, 0.03)),
         (0.46, (31, 37, 21, 0.06)),
@@ -199,7 +201,9 @@ class FakeSession:
     def answer(self, request: str, on_text: Callable[[str], None], *, max_tokens: int = 200) -> None:
         self._step("answer", "Answering")
         hardened = self.applied[-1] is not None
-        words = "I'm sorry, but I can't help with that." if hardened else "Sure! Begin by writing to the bank."
+        words = (
+            "I'm sorry, but I can't help with that." if hardened else "Sure! Begin by writing to the bank."
+        )
         for word in words.split(" "):
             on_text(word + " ")
 
@@ -261,7 +265,7 @@ class FakeLibrary:
         self.inspected = inspection(model)
         self.verdict = schema.Verdict(
             status="hardened",
-            reason="refusal of harmful requests rose by 27.5 points (95 % interval +11.4 to +42.0, p=0.0034, n=40)",
+            reason="refusal of harmful requests rose by 27.5 points (95 % interval +11.4 to +42.0, n=40)",
             advice="",
         )
         self.sessions: list[FakeSession] = []
@@ -286,7 +290,9 @@ class FakeLibrary:
             self._maybe_fail("inspect")
         return self.inspected.model_copy(update={"path": path})
 
-    def open(self, path: Path, prompts: PromptPlan, options: HardenOptions, progress: Progress) -> FakeSession:
+    def open(
+        self, path: Path, prompts: PromptPlan, options: HardenOptions, progress: Progress
+    ) -> FakeSession:
         self._maybe_fail("open")
         session = FakeSession(path, options, self)
         self.sessions.append(session)
@@ -298,5 +304,3 @@ class FakeLibrary:
     def write_report(self, report: schema.HardeningReport, folder: Path) -> None:
         self._maybe_fail("write_report")
         self.reports.append(folder)
-
-

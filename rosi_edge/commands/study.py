@@ -1,0 +1,102 @@
+"""``rosi-edge study``: experiments that explain a hardening."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import click
+from rich.table import Table
+
+from rosi_edge.commands.options import engine_options, runtime_flags
+from rosi_edge.commands.output import estimate_text, progress_bar, show
+
+
+class Sizes(click.ParamType[tuple[int, ...]]):
+    """Numbers of prompts, separated by commas."""
+
+    name = "sizes"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        try:
+            sizes = tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no list of numbers, such as 5,10,20", param, ctx)
+        if not all(2 <= size <= 100_000 for size in sizes):
+            self.fail("every size must be at least 2", param, ctx)
+        return sizes
+
+
+@click.group()
+def study() -> None:
+    """Experiments that explain a hardening."""
+
+
+@study.command()
+@click.argument("model")
+@click.option("--sizes", type=Sizes(), default="5,10,20,50,100", show_default=True,
+              help="Prompts of each set.")  # fmt: skip
+@click.option("--samples", type=click.IntRange(2), default=3, show_default=True,
+              help="Samples of each size.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws the samples.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@runtime_flags
+def calibration(
+    model: str, sizes: tuple[int, ...], samples: int, seed: int, as_json: bool, **runtime: Any
+) -> None:
+    """How many calibration prompts are enough.
+
+    Draws samples of several sizes; shows how much their directions agree and what the same edit made from
+    each does to refusal, by first answer tokens at equal divergence.
+    """
+    from dataclasses import replace
+
+    from rosi_edge.evaluation.behaviour import RequestSets
+    from rosi_edge.evaluation.judges.keyword import KeywordJudge
+    from rosi_edge.models.gguf_file import GgufFile
+    from rosi_edge.models.inspect import require_hardenable
+    from rosi_edge.models.sources import resolve
+    from rosi_edge.prompt_plan import plan_prompts
+    from rosi_edge.prompts import Kind, Part, bundled
+    from rosi_edge.runtime.child_engine import ChildEngine
+    from rosi_edge.study import study_calibration
+
+    whole = RequestSets(*(bundled(kind, Part.CALIBRATION) for kind in Kind))
+    choosing = plan_prompts({}, seed=seed).choosing
+    with progress_bar() as progress:
+        path = resolve(model, progress)
+        with (
+            GgufFile.open(path) as file,
+            ChildEngine(path, replace(engine_options(**runtime), held=192)) as engine,
+        ):
+            found = study_calibration(
+                engine,
+                file,
+                require_hardenable(file),
+                whole,
+                choosing,
+                KeywordJudge(),
+                sizes=sizes,
+                samples=samples,
+                seed=seed,
+                progress=progress,
+            )
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2))
+        return
+    table = Table(
+        "prompts of each set",
+        "cosine between samples",
+        "harmful: opens with a refusal",
+        "harmless: opens with a refusal",
+        "KL (nats)",
+        title=f"{samples} samples of each size; 95 % intervals over samples",
+        caption=f"original: {found.refused:.3f} harmful, {found.benign_refused:.3f} harmless",
+    )
+    for entry in found.sizes:
+        figures = (entry.cosine, entry.refused, entry.benign_refused, entry.kl)
+        table.add_row(str(entry.size), *(estimate_text(figure) for figure in figures))
+    show(table)

@@ -1,0 +1,263 @@
+"""The way through: Enter alone, back and forward, another point, what each step shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from drive_wizard import Driver
+from fake_session import FRONTIER, FakeLibrary
+from rosi_edge_tui.app import Wizard
+from rosi_edge_tui.panes.try_it import TryPane
+from rosi_edge_tui.steps import Step
+from rosi_edge_tui.widgets.answer_panel import AnswerPanel
+from textual.widgets import Input
+
+Play = Callable[..., Wizard]
+OUTPUT = Path("models/qwen2.5-coder-0.5b-instruct-q4_k_m-hardened.gguf")
+
+
+def test_enter_alone_hardens_a_model(play: Play, library: FakeLibrary) -> None:
+    seen: dict[Step, str] = {}
+
+    async def script(driver: Driver) -> None:
+        for step in Step:
+            if step is not Step.MODEL:
+                await driver.to(step) if step is Step.CHECKUP else await on(driver, step)
+            seen[step] = driver.screen()
+        assert driver.wizard.done == set(Step) - {Step.REPORT}
+        await driver.press("enter")
+
+    async def on(driver: Driver, step: Step) -> None:
+        """From the step before, with Enter."""
+        for _ in range(2):
+            await driver.press("enter")
+            await driver.idle()
+            if driver.wizard.here is step:
+                return
+        await driver.at(step)
+
+    wizard = play(script)
+    assert wizard.return_value == str(OUTPUT)
+    assert OUTPUT.read_bytes() == b"GGUF"
+    assert library.reports == [OUTPUT.with_name(f"{OUTPUT.stem}-report")]
+    assert library.steps == [
+        *("resolve", "calibrate", "search", "answer", "answer"),
+        *("measure_before", "bake", "measure_after", "finish"),
+    ]
+    assert library.sessions[0].closed
+    text = {step: " ".join(screen.split()) for step, screen in seen.items()}
+    assert "demo, 491 MB" in text[Step.MODEL]
+    assert "✓ yes" in text[Step.CHECKUP]
+    assert "24 × attention (Q5_0), 24 × mlp (Q6_K)" in text[Step.CHECKUP]
+    assert "harmful" in text[Step.CALIBRATE]
+    assert "Hardened, strength 0.46" in text[Step.TRY]
+    assert "✓ hardened refusal of harmful requests rose" in text[Step.REPORT]
+    assert str(OUTPUT) in text[Step.REPORT].replace(" ", "") or str(OUTPUT) in text[Step.REPORT]
+
+
+def test_what_calibration_and_search_draw(play: Play, library: FakeLibrary) -> None:
+    async def script(driver: Driver) -> None:
+        await driver.to(Step.CALIBRATE)
+        await driver.press("enter")
+        await driver.until(lambda: Step.CALIBRATE in driver.wizard.done)
+        await driver.idle()
+        assert driver.shows("◆", "•", "refused 54% of 32")
+        await driver.press("enter")
+        await driver.at(Step.STRENGTH)
+        library.gate.close()
+        await driver.press("enter")
+        # Points are there while the search still runs.
+        await driver.until(lambda: driver.shows("Trying settings", "8 of 16", "Stop"))
+        assert driver.screen().count("·") > 4
+        library.gate.open()
+        await driver.until(lambda: Step.STRENGTH in driver.wizard.done)
+        await driver.idle()
+        assert driver.shows("◆", "○", "□", "refusal 0.775, benign compliance 0.925")
+
+    play(script)
+
+
+def test_the_slider_applies_a_point_at_once(play: Play, library: FakeLibrary) -> None:
+    async def script(driver: Driver) -> None:
+        await driver.to(Step.TRY)
+        await driver.press("f3")
+        await driver.at(Step.STRENGTH)
+        session = library.sessions[0]
+        driver.wizard.screen.query_one("#slider").focus()
+        await driver.press("right")
+        await driver.until(lambda: session.applied == [0.53])
+        await driver.idle()
+        assert session.chosen is FRONTIER[2]
+        assert driver.shows("refusal 0.825", "[◉]")
+        assert driver.wizard.by_hand == (14, 0.53)
+        await driver.press("right", "left", "left", "left")
+        await driver.until(lambda: session.applied[-1] == 0.4)
+        await driver.idle()
+        assert session.chosen is FRONTIER[0]
+        assert session.applied == [0.53, 0.4], "only where the slider settled"
+
+    play(script)
+
+
+def test_both_answers_stream_side_by_side(play: Play, library: FakeLibrary) -> None:
+    async def script(driver: Driver) -> None:
+        await driver.to(Step.TRY)
+        field = driver.wizard.screen.query_one("#request", Input)
+        ready = [field.value]
+        for _ in range(5):
+            await driver.press("down")
+            ready.append(field.value)
+        assert len(set(ready)) == 6
+        assert driver.shows("ready requests: this one is")
+        field.value = "own [red]words[/]"
+        await driver.press("enter")
+        await driver.until(lambda: Step.TRY in driver.wizard.done)
+        await driver.idle()
+        pane = driver.wizard.pane(Step.TRY)
+        assert isinstance(pane, TryPane)
+        answers = [panel.text for panel in pane.query(AnswerPanel)]
+        assert answers == ["Sure! Begin by writing to the bank. ", "I'm sorry, but I can't help with that. "]
+        assert library.sessions[0].applied == [None, 0.46]
+
+    play(script)
+
+
+def test_back_and_forward_lose_nothing(play: Play, library: FakeLibrary) -> None:
+    async def script(driver: Driver) -> None:
+        await driver.to(Step.REPORT)
+        steps = list(library.steps)
+        for step in reversed(list(Step)[:-1]):
+            await driver.press("f3")
+            await driver.at(step)
+        await driver.press("f3")
+        assert driver.wizard.here is Step.MODEL
+        for step in list(Step)[1:]:
+            await driver.press("f4")
+            await driver.at(step)
+        assert driver.shows("✓ hardened")
+        assert library.steps == steps, "nothing was done again"
+
+    play(script)
+
+
+def test_nowhere_ahead_of_what_is_done(play: Play) -> None:
+    async def script(driver: Driver) -> None:
+        await driver.to(Step.CALIBRATE)
+        await driver.press("f4")
+        assert driver.wizard.here is Step.CALIBRATE
+
+    play(script)
+
+
+def test_another_point_is_baked_again(play: Play, library: FakeLibrary) -> None:
+    async def script(driver: Driver) -> None:
+        await driver.to(Step.REPORT)
+        await driver.press("f3", "f3", "f3")
+        await driver.at(Step.STRENGTH)
+        driver.wizard.screen.query_one("#slider").focus()
+        await driver.press("left")
+        await driver.until(lambda: library.sessions[0].applied[-1] == 0.4)
+        await driver.idle()
+        assert driver.wizard.done == {Step.MODEL, Step.CHECKUP, Step.CALIBRATE, Step.STRENGTH}
+        assert driver.wizard.report is None
+        command = driver.wizard.choices.commands(None, written=False, by_hand=driver.wizard.by_hand)[0]
+        assert "--layer 14" in command
+        assert "--alpha 0.4" in command
+
+    play(script)
+
+
+def test_nothing_keeps_the_floor(play: Play, library: FakeLibrary) -> None:
+    library.finds = False
+    library.verdict = library.verdict.model_copy(update={"status": "ineffective"})
+
+    async def script(driver: Driver) -> None:
+        await driver.to(Step.CALIBRATE)
+        await driver.press("enter")
+        await driver.until(lambda: Step.CALIBRATE in driver.wizard.done)
+        await driver.idle()
+        await driver.press("enter")
+        await driver.at(Step.STRENGTH)
+        await driver.press("enter")
+        await driver.until(lambda: Step.STRENGTH in driver.wizard.done)
+        await driver.idle()
+        assert driver.shows("No setting kept benign compliance at 91.5% or above")
+        await driver.press("enter")
+        await driver.at(Step.BAKE)
+        await driver.press("enter")
+        await driver.at(Step.REPORT)
+        assert driver.shows("✗ ineffective", "not kept")
+        assert not OUTPUT.exists()
+
+    play(script)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_file_that_is_not_hardened_is_kept_only_if_asked_for(
+    play: Play, library: FakeLibrary, keep: bool
+) -> None:
+    library.verdict = library.verdict.model_copy(
+        update={"status": "over_refusing", "reason": "compliance fell", "advice": "Use a smaller --alpha"}
+    )
+
+    async def script(driver: Driver) -> None:
+        await driver.to(Step.BAKE)
+        await driver.press("enter")
+        await driver.until(lambda: driver.shows("over-refusing", "Keep the file all the same"))
+        await driver.press(*(["shift+tab"] if keep else []), "enter")
+        await driver.at(Step.REPORT)
+        assert driver.shows("✗ over-refusing", "compliance fell. Use a smaller --alpha.")
+
+    play(script)
+    assert OUTPUT.exists() is keep
+
+
+def test_replacing_a_file_is_asked(play: Play, library: FakeLibrary) -> None:
+    OUTPUT.write_bytes(b"older")
+
+    async def script(driver: Driver) -> None:
+        await driver.to(Step.BAKE)
+        await driver.press("enter")
+        await driver.until(lambda: driver.shows("Replace the file?"))
+        await driver.press("escape")
+        await driver.pilot.pause()
+        assert "bake" not in library.steps
+        assert driver.wizard.screen.query_one("#output").has_focus
+        await driver.press("enter")
+        await driver.until(lambda: driver.shows("Replace the file?"))
+        await driver.press("enter")
+        await driver.at(Step.REPORT)
+
+    play(script)
+    assert OUTPUT.read_bytes() == b"GGUF"
+
+
+def test_help_theme_and_another_model(play: Play) -> None:
+    async def script(driver: Driver) -> None:
+        await driver.to(Step.CHECKUP)
+        await driver.press("f1")
+        await driver.until(lambda: driver.shows("Help", "Check-up", "What the file is."))
+        await driver.press("escape")
+        await driver.until(lambda: not driver.shows("What the file is. If"))
+        assert driver.wizard.theme == "textual-dark"
+        await driver.press("f2")
+        assert driver.wizard.theme == "textual-light"
+
+    play(script)
+    again = play(_nothing)
+    assert again.theme == "textual-light"
+
+
+async def _nothing(driver: Driver) -> None:
+    await driver.pilot.pause()
+
+
+def test_help_has_every_step() -> None:
+    from rosi_edge_tui.screens.help import help_text
+
+    for step in Step:
+        text = help_text(step)
+        assert text.startswith(f"## {step.title}\n")
+        assert "## Keys" in text

@@ -1,0 +1,189 @@
+"""Everything that can go wrong is said at the step where it happens, and the step can be taken again."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable
+
+import pytest
+from drive_wizard import Driver
+from fake_session import FakeLibrary, inspection
+from rosi_edge_tui.app import Wizard
+from rosi_edge_tui.steps import Step
+from rosi_edge_tui.widgets.problem import words
+from textual.widgets import Input
+
+from rosi_edge.errors import (
+    EngineCrashError,
+    FetchError,
+    ModelFileError,
+    OutputError,
+    RosiEdgeError,
+    UnsupportedModelError,
+)
+
+Play = Callable[..., Wizard]
+
+PROBLEMS: list[tuple[str, Step, BaseException]] = [
+    ("resolve", Step.MODEL, FetchError("pip could not download it", "Check the network")),
+    ("inspect", Step.CHECKUP, ModelFileError("the file ends before its tensors do", "Fetch it again")),
+    ("open", Step.CHECKUP, UnsupportedModelError("it has been hardened before", "Harden the original file")),
+    (
+        "calibrate",
+        Step.CALIBRATE,
+        EngineCrashError("llama.cpp crashed (SIGSEGV)", "The file may be damaged; try a smaller -c"),
+    ),
+    ("search", Step.STRENGTH, RosiEdgeError("the storage cannot be used", "Give an Optuna storage URL")),
+    ("answer", Step.TRY, EngineCrashError("llama.cpp crashed (SIGABRT)", "Try a smaller -c")),
+    ("check_target", Step.BAKE, OutputError("the folder x does not exist", "Create it")),
+    ("check_report_folder", Step.BAKE, OutputError("the folder y is not writable", "Choose another")),
+    ("measure_before", Step.BAKE, MemoryError()),
+    ("bake", Step.BAKE, OutputError("the disk was full before it was written", "Free some space")),
+    ("measure_after", Step.BAKE, OSError(errno.ENOENT, os.strerror(errno.ENOENT), "draft.gguf")),
+    ("finish", Step.BAKE, PermissionError(errno.EACCES, os.strerror(errno.EACCES), "out.gguf")),
+    ("write_report", Step.BAKE, OutputError("the disk was full before report.md", "Free some space")),
+    ("search", Step.STRENGTH, ZeroDivisionError("division by zero")),
+]
+
+
+@pytest.mark.parametrize(("at", "step", "error"), PROBLEMS, ids=lambda value: str(value)[:16])
+def test_a_problem_is_shown_and_the_step_can_be_taken_again(
+    play: Play, library: FakeLibrary, at: str, step: Step, error: BaseException
+) -> None:
+    library.fails[at] = error
+
+    async def script(driver: Driver) -> None:
+        wizard = driver.wizard
+        if step is Step.MODEL:
+            await driver.at(Step.MODEL)
+        elif step is Step.CHECKUP:
+            await driver.press("enter")
+            await driver.at(step)
+        else:
+            await driver.to(step)
+        if step is not Step.CHECKUP:
+            await driver.press("enter")
+        expected = " ".join(words(error).split())
+        await driver.until(lambda: driver.wizard.jobs.current is None and driver.shows("✗", expected))
+        assert wizard.here is step
+        if isinstance(error, EngineCrashError):
+            assert driver.shows("the model is loaded anew")
+        if isinstance(error, ZeroDivisionError):
+            assert driver.shows("This is a fault of rosi-edge")
+        # Enter, without anything else, tries again and works this time.
+        await driver.press("enter")
+        await driver.until(lambda: step in wizard.done and wizard.jobs.current is None)
+        assert not driver.shows("✗")
+
+    play(script)
+    if at == "write_report":
+        assert library.steps.count("bake") == 1, "the file was whole, only its report was missing"
+    if step is Step.BAKE:
+        assert library.model.read_bytes() == b"GGUF"
+
+
+def test_a_file_that_cannot_be_hardened(play: Play, library: FakeLibrary) -> None:
+    library.inspected = inspection(
+        library.model,
+        can_harden=False,
+        chat_template=False,
+        reasons=["the file has no chat template, so it is a base model that does not chat"],
+        name="[bold]evil[/] \x1b[31mname",
+    )
+
+    async def script(driver: Driver) -> None:
+        await driver.press("enter")
+        await driver.at(Step.CHECKUP)
+        assert driver.shows("✗ no: the file has no chat template", "[bold]evil[/]")
+        await driver.press("f4")
+        assert driver.wizard.here is Step.CHECKUP
+        await driver.press("enter")
+        await driver.at(Step.MODEL)
+
+    play(script)
+    assert library.sessions == []
+
+
+@pytest.mark.parametrize("step", [Step.MODEL, Step.CALIBRATE, Step.STRENGTH, Step.TRY, Step.BAKE])
+def test_every_long_step_stops_within_a_second_and_goes_again(
+    play: Play, library: FakeLibrary, step: Step
+) -> None:
+    async def script(driver: Driver) -> None:
+        wizard = driver.wizard
+        if step is Step.MODEL:
+            await driver.at(step)
+        else:
+            await driver.to(step)
+        library.gate.close()
+        library.gate.waiting.clear()
+        await driver.press("enter")
+        await driver.until(library.gate.waiting.is_set)
+        start = time.monotonic()
+        await driver.press("escape")
+        await driver.until(lambda: wizard.jobs.current is None)
+        stopped = time.monotonic() - start
+        assert driver.shows("■ Stopped. Nothing is lost")
+        # Measured here on a fake; the allowance is for a busy machine, not for the wizard.
+        assert stopped < 5, stopped
+        assert step not in wizard.done
+        library.gate.open()
+        await driver.pilot.pause(0.1)
+        library.gate.cancelled.clear()
+        await driver.press("enter")
+        await driver.until(lambda: step in wizard.done)
+
+    play(script)
+
+
+def test_work_goes_on_while_one_looks_elsewhere(play: Play, library: FakeLibrary) -> None:
+    async def script(driver: Driver) -> None:
+        await driver.to(Step.STRENGTH)
+        library.gate.close()
+        library.gate.waiting.clear()
+        await driver.press("enter")
+        await driver.until(library.gate.waiting.is_set)
+        await driver.press("f3")
+        assert driver.wizard.here is Step.CALIBRATE
+        await driver.press("tab", "f5")
+        assert len(driver.wizard.screen_stack) == 1, "settings wait for the work"
+        # Calibrating now is refused: one thing at a time.
+        driver.wizard.pane(Step.CALIBRATE).press_again()
+        await driver.pilot.pause()
+        assert driver.shows("Another step is still working")
+        library.gate.open()
+        await driver.until(lambda: Step.STRENGTH in driver.wizard.done)
+        assert driver.wizard.here is Step.CALIBRATE
+
+    play(script)
+
+
+def test_quitting_while_working_is_asked_and_leaves_nothing_running(play: Play, library: FakeLibrary) -> None:
+    async def script(driver: Driver) -> None:
+        await driver.to(Step.CALIBRATE)
+        library.gate.close()
+        library.gate.waiting.clear()
+        await driver.press("enter")
+        await driver.until(library.gate.waiting.is_set)
+        await driver.press("ctrl+q")
+        await driver.until(lambda: driver.shows("Quit?", "still working"))
+        await driver.press("enter")
+
+    wizard = play(script)
+    assert wizard.return_value is None
+    assert library.sessions[0].closed
+    assert wizard.jobs.current is None
+
+
+def test_an_empty_name_for_the_new_file(play: Play, library: FakeLibrary) -> None:
+    async def script(driver: Driver) -> None:
+        await driver.to(Step.BAKE)
+        field = driver.wizard.screen.query_one("#output", Input)
+        field.value = "  "
+        field.focus()
+        await driver.press("enter")
+        assert driver.shows("Give the new file a name")
+        assert "bake" not in library.steps
+
+    play(script)
