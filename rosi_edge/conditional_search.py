@@ -435,26 +435,30 @@ class _Search:
     # --- real answers ----------------------------------------------------------------------------------
 
     def _answer(self, points: Sequence[_Point], original: Behaviour, floor: float) -> list[FrontierPoint]:
-        """Real answers of the most promising points; after one that kept the constraints, of the same setting
-        stronger."""
+        """Real answers of the most promising points; of the same setting again, stronger after a point that
+        kept the constraints, weaker after one that broke nothing but the limit of the divergence."""
         left = list(points)
         frontier: list[FrontierPoint] = []
         failures = 0
-        stronger: Setting | None = None
+        again: Setting | None = None
         for _ in range(1 if self._options.strength else self._options.answered):
-            if stronger is None and not left:
+            if again is None and not left:
                 break
-            if stronger is None:
+            if again is None:
                 best = max(left, key=lambda point: self._value(point.score, failures))
                 left.remove(best)
-                stronger = best.setting
-            setting, stronger = stronger, None
+                again = best.setting
+            setting, again = again, None
             point = self._ask(setting, original)
             frontier.append(point)
             self._progress.note(f"{setting.describe()}: {point.describe()}")
             self._events.tried(_as_tried(point))
             if keeps_constraints(point, original, floor, self._options.max_kl):
-                stronger = setting.at(setting.strength * _STRONGER)
+                again = setting.at(setting.strength * _STRONGER)
+            elif point.behaviour.kl and keeps_constraints(point, original, floor, np.inf):
+                # The divergence alone is too high, and grows about with the square of the strength.
+                ratio = 0.93 * self._options.max_kl / point.behaviour.kl.value
+                again = setting.at(setting.strength * float(np.sqrt(ratio)))
             else:
                 failures += 1
         return frontier

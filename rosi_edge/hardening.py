@@ -45,6 +45,7 @@ from rosi_edge.events import Events
 from rosi_edge.injection.adapter import write_adapter
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.injection.rosi import rosi_edits, row_means
+from rosi_edge.injection.write_directions import adapter_gains
 from rosi_edge.models.atomic import checked_target
 from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile
@@ -587,6 +588,7 @@ class HardeningSession:
                         self.options.adapter,
                         self._scaled_edits(),
                         architecture=self.inspection.architecture or "",
+                        gains=adapter_gains(self._file, self.matrices),
                     )
                 places = output_places(self._file, self._place)
                 # The first part last: without it the others are no model.

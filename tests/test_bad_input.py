@@ -21,6 +21,12 @@ Float32 = npt.NDArray[np.float32]
 QUICK = ("-t", "1", "-c", "1024")
 
 
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A search is kept there, to be gone on with: neither the user's folder nor an earlier test's.
+    monkeypatch.setenv("ROSI_EDGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import signal
 import threading
 import time
@@ -46,7 +48,6 @@ _PANES: tuple[type[StepPane], ...] = (
 _LOOKS = 10
 """How often a second the screen shows what a job tells."""
 _THEMES = ("textual-dark", "textual-light")
-_CANCEL_TRIES = 20
 
 _NEW_SESSION = frozenset({*PROMPTS, "seed", "template"}) - {"elicit"}
 """Options that a session is opened with for good."""
@@ -79,6 +80,7 @@ class Wizard(App[str | None]):
         clock: Clock = time.monotonic,
     ) -> None:
         super().__init__()
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (130, "-wide")]
         self.library = library or Library()
         self.memory = memory or Memory()
         self.start_folder = start_folder or Path.cwd()
@@ -109,11 +111,10 @@ class Wizard(App[str | None]):
 
     def on_mount(self) -> None:
         self.set_interval(1 / _LOOKS, self._look)
-        with suppress(NotImplementedError, RuntimeError, ValueError):
-            # A polite kill leaves the terminal and the disk as Ctrl+Q does.
-            import asyncio
-
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._terminate)
+        with suppress(NotImplementedError, RuntimeError, ValueError, AttributeError):
+            # A polite kill, or a lost connection, leaves the terminal and the disk as Ctrl+Q does.
+            for kind in (signal.SIGTERM, signal.SIGHUP):
+                asyncio.get_running_loop().add_signal_handler(kind, self._terminate)
         threading.Thread(target=self._preload, name="preload", daemon=True).start()
         self.call_after_refresh(self._begin)
 
@@ -125,7 +126,8 @@ class Wizard(App[str | None]):
     def _begin(self) -> None:
         remembered = self.memory.now
         named = self.choices.model
-        if remembered.step is not None and named in ("", remembered.model):
+        same = named == remembered.model and remembered.folder == str(Path.cwd())
+        if remembered.step is not None and (same or not named):
             step = Step(remembered.step)
             self.push_screen(
                 Question(
@@ -146,6 +148,9 @@ class Wizard(App[str | None]):
     def _go_on(self, wanted: bool | None) -> None:
         remembered = self.memory.now
         if wanted:
+            with suppress(OSError):
+                # Names of files mean what they meant then.
+                os.chdir(remembered.folder or ".")
             self.choices = remembered.choices
             self._going_on_to = Step(remembered.step or 0)
             self._remembered_strength = remembered.strength
@@ -224,7 +229,8 @@ class Wizard(App[str | None]):
             self.choices = replace(self.choices, output=kept)
         self.choices = replace(self.choices, model=reference)
         self.path = path
-        self.memory.used(reference if reference.startswith(("demo", "hf:")) else str(path.absolute()))
+        fetched = reference == "demo" or reference.startswith(("demo:", "hf:"))
+        self.memory.used(reference if fetched else str(path.absolute()))
         self._reopen()
         if self._going_on_to is None:
             self.complete(Step.MODEL)
@@ -256,7 +262,7 @@ class Wizard(App[str | None]):
 
     def _strength(self) -> float | None:
         by_hand = self.by_hand
-        return by_hand[1] if by_hand else None
+        return by_hand[1] if by_hand else self._remembered_strength
 
     def choose(self, point: FrontierPoint) -> None:
         """Take another point of the frontier."""
@@ -298,15 +304,7 @@ class Wizard(App[str | None]):
                 session.events = Events(separation=activity.emit, tried=activity.emit)
             return work(activity)
 
-        def cancel() -> None:
-            # Again and again: the model's process may only just be starting.
-            for _ in range(_CANCEL_TRIES):
-                job = self.jobs.current
-                if session is None or job is None or job.owner is not owner:
-                    return
-                session.cancel()
-                time.sleep(0.1)
-
+        cancel = None if session is None else session.cancel
         return self.jobs.start(owner, title, attached, then, cancel=cancel, discard=discard)
 
     def _look(self) -> None:
@@ -430,7 +428,9 @@ class Wizard(App[str | None]):
         self.exit(self._result(), return_code=130)
 
     def _result(self) -> str | None:
-        return self.choices.output if self.report is not None and self.report.output is not None else None
+        if self.report is None or self.report.output is None:
+            return None
+        return str(Path(self.choices.output).expanduser().absolute())
 
     def finish(self) -> None:
         """All is done."""
@@ -464,4 +464,6 @@ def run(model: str) -> tuple[str | None, int]:
         written = wizard.run()
     finally:
         wizard.close()
-    return written, wizard.return_code or 0
+    code = wizard.return_code or 0
+    # Textual's 1 is a fault here; the command's 1 is a finding.
+    return written, 2 if code == 1 else code

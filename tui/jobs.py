@@ -19,6 +19,8 @@ from rosi_edge.progress import Advance
 Clock = Callable[[], float]
 
 _NOTES_KEPT = 200
+_CANCEL_TRIES = 50
+_CANCEL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,15 @@ class Activity:
         return events
 
 
+def _insist(thread: threading.Thread, cancel: Callable[[], None]) -> None:
+    """Cancel until it helps: a process that only just starts cannot be ended yet."""
+    for _ in range(_CANCEL_TRIES):
+        if not thread.is_alive():
+            return
+        cancel()
+        thread.join(_CANCEL_SECONDS)
+
+
 Work = Callable[[Activity], Any]
 
 
@@ -186,8 +197,8 @@ class Jobs:
             return
         job.activity.stopping = True
         if job.cancel is not None:
-            # In a thread of its own: killing a process and waiting for it takes a moment.
-            threading.Thread(target=job.cancel, daemon=True).start()
+            # In a thread of its own: killing a process takes a moment.
+            threading.Thread(target=_insist, args=(job.thread, job.cancel), daemon=True).start()
         if job.discard is not None:
             self._let_go(job, job.discard)
 

@@ -23,6 +23,7 @@ RECENT_KEPT = 8
 
 class Remembered(BaseModel):
     """Attributes:
+    folder: where the wizard ran, for relative names.
     step: how far it came; None when nothing was begun, or all was done.
     strength: of the point that was chosen by hand.
     """
@@ -33,6 +34,7 @@ class Remembered(BaseModel):
     model: str = ""
     texts: dict[str, str] = Field(default_factory=dict)
     output: str = ""
+    folder: str = ""
     step: int | None = Field(default=None, ge=0, le=max(Step))
     strength: float | None = None
 
@@ -71,6 +73,7 @@ class Memory:
 
     def keep(self, choices: Choices, step: Step | None, strength: float | None = None) -> None:
         self.now.model, self.now.texts, self.now.output = choices.model, dict(choices.texts), choices.output
+        self.now.folder = str(Path.cwd())
         self.now.step = step
         self.now.strength = strength
         self.save()

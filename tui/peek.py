@@ -50,5 +50,5 @@ class Peek:
                 self.known[path] = text if found.can_harden else f"{text}, cannot be hardened"
             except RosiEdgeError:
                 self.known[path] = "not a sound GGUF file"
-            except OSError:
+            except Exception:
                 self.known[path] = "cannot be read"

@@ -197,7 +197,7 @@ def _sum_group(
         gram = sample.weights @ sample.weights.T
         for space in spaces:
             gain = _gain(file, matrix) if space == "stream" else None
-            scaled = gram if gain is None else gram * np.outer(gain, gain).astype(np.float32)
+            scaled = gram if gain is None else _scaled(gram, gain)
             noise = sample.noise if gain is None or sample.noise is None else sample.noise * gain**2
             energy = float(np.trace(scaled, dtype=np.float64)) / len(scaled)
             one = _weighted(matrix.block, scaled, noise, energy)
@@ -208,6 +208,14 @@ def _sum_group(
             sums[space] = one, other
         advance(1)
     return sums
+
+
+def _scaled(gram: Float32, scale: Float64) -> Float32:
+    """The Gram matrix of rows multiplied by ``scale``; in place after the one copy, as it may be large."""
+    factors = scale.astype(np.float32)
+    made = gram * factors
+    made *= factors[:, None]
+    return made
 
 
 def _gain(file: GgufFile, matrix: WriteMatrix) -> Float64 | None:
@@ -258,7 +266,7 @@ def _lowest_by_noise(windows: Iterable[Window], space: Space) -> list[Hole]:
         if window.noise is None or not (window.noise > 0).all():
             continue
         scale = 1.0 / np.sqrt(window.noise)
-        lowest = _bottom(replace(window, gram=window.gram * np.outer(scale, scale).astype(np.float32)))
+        lowest = _bottom(replace(window, gram=_scaled(window.gram, scale)))
         if lowest is None:
             continue
         direction = (lowest.direction * scale).astype(np.float32)

@@ -49,18 +49,26 @@ class SlidingWindows:
         self._largest = largest
         self._last: list[Window | None] = []
         self._counts: list[int] = []
-        self._all: Window | None = None
 
     def add(self, group: Window) -> Iterator[Window]:
         """Take in the next group; yields every window that it completes, the group itself first."""
-        if self._largest is None:
-            self._all = group if self._all is None else self._all + group
         yield from self._complete(0, group)
 
     def close(self) -> Iterator[Window]:
         """The window of all layers, unless it is one that ``add`` has yielded."""
-        if self._all is not None and self._all.layers not in self._seen:
-            yield self._all
+        if self._largest is not None:
+            return
+        # What was not summed further, the widest and earliest first: together these are all layers.
+        left = [
+            window
+            for window, count in zip(self._last, self._counts, strict=True)
+            if window is not None and count % 2
+        ]
+        if len(left) > 1:
+            total = left.pop()
+            while left:
+                total = total + left.pop()
+            yield total
 
     def _complete(self, level: int, window: Window) -> Iterator[Window]:
         yield window
@@ -79,7 +87,3 @@ class SlidingWindows:
         else:
             # Straddles two windows of the next level: looked at, not summed further.
             yield joined
-
-    @property
-    def _seen(self) -> set[tuple[int, int]]:
-        return {window.layers for window in self._last if window is not None}

@@ -44,9 +44,9 @@ def extract(
 
     from rosi_edge.direction import extract_directions, write_control_vector
     from rosi_edge.models.atomic import checked_target
-    from rosi_edge.models.rewrite import refuse_same_file
     from rosi_edge.models.digest import sha256_of_model
     from rosi_edge.models.open_weights import open_weights
+    from rosi_edge.models.rewrite import refuse_same_file
     from rosi_edge.models.sources import resolve
     from rosi_edge.prompts import Kind, Part, bundled, load_prompts
     from rosi_edge.runtime.open_engine import open_engine

@@ -62,8 +62,8 @@ def check(
         # The base is the user's own statement, so a damaged one is a mistake and no finding.
         opened = stack.enter_context(GgufFile.open(base.path)) if base else None
         try:
-            watched = stack.enter_context(time_limit(policy.time_limit, progress))
-            run.go(opened, watched)
+            with time_limit(policy.time_limit, progress) as watched:
+                run.go(opened, watched)
         except TimeLimitError as error:
             run.cut_short(error)
     return run.report()

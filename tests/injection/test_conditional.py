@@ -59,7 +59,7 @@ def test_the_discriminant_is_whitened_by_the_negative_inputs(columns: int) -> No
 
     weights = np.concatenate([np.full(20, 0.5 / 20), np.full(11, 0.5 / 11)])
     silent = np.concatenate(negatives).astype(np.float64)
-    everything = float((weights[:, None] * silent**2).sum() + 0.3 * (positive.astype(np.float64) ** 2).sum() / 30)
+    everything = (weights[:, None] * silent**2).sum() + 0.3 * np.square(positive, dtype=np.float64).sum() / 30
     moments = (silent * weights[:, None]).T @ silent + 0.05 * everything / 61 * np.eye(columns)
     for vector, mean in (
         (key.fires, positive.mean(axis=0, dtype=np.float64)),

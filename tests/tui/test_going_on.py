@@ -16,7 +16,9 @@ from rosi_edge_tui.steps import Step
 Play = Callable[..., Wizard]
 
 
-def test_half_way_and_on(play: Play, library: FakeLibrary, own_folder: Path) -> None:
+def test_half_way_and_on(
+    play: Play, library: FakeLibrary, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def first(driver: Driver) -> None:
         await driver.to(Step.TRY)
         await driver.press("f3")
@@ -30,10 +32,12 @@ def test_half_way_and_on(play: Play, library: FakeLibrary, own_folder: Path) -> 
         await driver.until(lambda: driver.shows("Go on where you stopped?", "demo", "step 5, Try it"))
         await driver.press("enter")
         await driver.at(Step.TRY)
+        assert Path.cwd() == own_folder, "where it was stopped"
         assert library.sessions[1].chosen is FRONTIER[2], "the point taken by hand"
         assert library.sessions[1].options.conditional.folder == own_folder / "state" / "searches"
 
     play(first)
+    monkeypatch.chdir("/")
     library.steps.clear()
     play(second)
     assert library.steps == ["resolve", "calibrate", "search"]

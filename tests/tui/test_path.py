@@ -39,7 +39,7 @@ def test_enter_alone_hardens_a_model(play: Play, library: FakeLibrary) -> None:
         await driver.at(step)
 
     wizard = play(script)
-    assert wizard.return_value == str(OUTPUT)
+    assert wizard.return_value == str(OUTPUT.absolute())
     assert OUTPUT.read_bytes() == b"GGUF"
     assert library.reports == [OUTPUT.with_name(f"{OUTPUT.stem}-report")]
     assert library.steps == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -42,11 +43,12 @@ class BakePane(StepPane):
 
     @property
     def _output(self) -> Path:
-        return Path(self.query_one("#output", Input).value.strip()).expanduser()
+        # Unlike Path's own, this leaves what it cannot expand as it is, for the library to refuse.
+        return Path(os.path.expanduser(self.query_one("#output", Input).value.strip()))  # noqa: PTH111
 
     @property
     def report_folder(self) -> Path:
-        return self._output.with_name(f"{self._output.stem}-report")
+        return self._output.parent / f"{self._output.stem or 'model'}-report"
 
     def draw(self) -> None:
         self.query_one("#place", Plain).update(
@@ -57,7 +59,6 @@ class BakePane(StepPane):
 
     def event(self, event: Any) -> None:
         self.query_one(TensorTable).show(event)
-        self.draw()
 
     @property
     def _done(self) -> bool:

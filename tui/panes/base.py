@@ -58,7 +58,7 @@ class StepPane(Vertical):
         """Show what is known now."""
 
     def event(self, event: Any) -> None:
-        """Something that a running job found."""
+        """Something that a running job found; it is drawn afterwards."""
 
     def forget(self) -> None:
         """What this step has shown no longer holds."""
@@ -131,8 +131,10 @@ class StepPane(Vertical):
     def follow(self, activity: Activity) -> None:
         """Called ten times a second while this step's job runs."""
         self.query_one(WorkPanel).show(activity)
-        for event in activity.take_events():
-            self.event(event)
+        if found := activity.take_events():
+            for event in found:
+                self.event(event)
+            self.draw()
 
     def refresh_all(self) -> None:
         self.draw()

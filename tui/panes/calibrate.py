@@ -42,14 +42,13 @@ class CalibratePane(StepPane):
             self.query_one(Facts).show([("requests", f"{requests} ({source})"), ("safety prompt", elicit)])
         plot = self.query_one(SeparationPlot)
         plot.display = self.query_one("#legend").display = bool(self._separation)
+        plot.show(self._separation)
         session = wizard.session
         findings = session.findings if session is not None and not self.works else []
         self.query_one("#findings", Plain).update("\n".join(findings))
 
     def event(self, event: Any) -> None:
         self._separation.append(event)
-        self.query_one(SeparationPlot).show(self._separation)
-        self.draw()
 
     @property
     def _done(self) -> bool:
@@ -78,12 +77,10 @@ class CalibratePane(StepPane):
 
         def then(directions: Any) -> None:
             self._separation = list(directions.separation)
-            self.query_one(SeparationPlot).show(self._separation)
             self.wizard.complete(Step.CALIBRATE)
 
         self.start("Calibrating", lambda activity: session.calibrate(), then)
 
     def forget(self) -> None:
         self._separation = []
-        self.query_one(SeparationPlot).show([])
         self.problem.clear()

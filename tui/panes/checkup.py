@@ -57,7 +57,6 @@ class CheckupPane(StepPane):
 
     def event(self, event: Any) -> None:
         self.wizard.inspection = event
-        self.draw()
 
     def primary(self) -> str:
         if self.wizard.session is not None:

@@ -28,10 +28,10 @@ def cleaned(text: str) -> str:
     text = text.strip()
     if text.startswith("file://"):
         return unquote(urlparse(text).path)
-    if os.name != "nt" and text and not Path(text).exists():
+    if os.name != "nt" and text:
         try:
-            words = shlex.split(text)
-        except ValueError:
+            words = [text] if Path(text).exists() else shlex.split(text)
+        except (OSError, ValueError):
             return text
         if len(words) == 1:
             return words[0]

@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, ClassVar
 from rich.table import Table
 from rich.text import Text
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
+from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widget import Widget
 from textual.widgets import Static
 
 from ..steps import Step
 from ..widgets.facts import Facts
+from ..widgets.frontier_plot import Dot, FrontierPlot
+from ..widgets.frontier_plot import legend as frontier_legend
 from ..widgets.interval_strip import IntervalStrip
 from ..widgets.plain import Plain
+from ..widgets.separation_plot import SeparationPlot
+from ..widgets.separation_plot import legend as separation_legend
 from .base import StepPane
 
 if TYPE_CHECKING:
-    from rosi_edge.report.schema import HardeningReport
+    from rosi_edge.report.schema import FrontierPoint, HardeningReport
 
 _SIGNS = {"hardened": "✓", "ineffective": "✗", "over_refusing": "✗", "degraded": "✗"}
 _RATES = (
@@ -41,14 +45,20 @@ class ReportPane(StepPane):
     ]
 
     def body(self) -> Iterable[Widget]:
-        with VerticalScroll(id="report", can_focus=False):
-            yield Plain(id="verdict")
-            yield Facts(id="file")
-            yield IntervalStrip(id="strip")
-            yield Static(id="figures")
-            yield Facts(id="where")
-            yield Plain("Without the wizard (F6 copies):", classes="caption")
-            yield Plain(id="commands")
+        with Horizontal():
+            with VerticalScroll(id="report", can_focus=False):
+                yield Plain(id="verdict")
+                yield Facts(id="file")
+                yield IntervalStrip(id="strip")
+                yield Static(id="figures")
+                yield Facts(id="where")
+                yield Plain("Without the wizard (F6 copies):", classes="caption")
+                yield Plain(id="commands")
+            with Vertical(id="pictures"):
+                yield Plain(frontier_legend(), classes="legend")
+                yield FrontierPlot()
+                yield Plain(separation_legend(), classes="legend")
+                yield SeparationPlot()
 
     def draw(self) -> None:
         report = self.wizard.report
@@ -85,9 +95,24 @@ class ReportPane(StepPane):
             )
         table.add_row("divergence (KL, nats)", "–", nats(after.kl_first_token) if after else "–", "–")
         self.query_one("#figures", Static).update(table)
+        self._draw_pictures(report)
         self.query_one("#file", Facts).show(self._file(report))
         self.query_one("#where", Facts).show(self._where(report))
         self.query_one("#commands", Plain).update("\n".join(self._commands(report)))
+
+    def _draw_pictures(self, report: HardeningReport) -> None:
+        def dot(point: FrontierPoint) -> Dot:
+            return Dot(point.harmful_refusal.value, point.benign_compliance.value)
+
+        original = [dot(point) for point in report.frontier if not point.strength]
+        chosen = [dot(point) for point in report.frontier if point.chosen]
+        self.query_one(FrontierPlot).show(
+            original=original[0] if original else None,
+            answered=[dot(point) for point in report.frontier if point.strength and not point.chosen],
+            chosen=chosen[0] if chosen else None,
+            floor=report.injection.min_compliance,
+        )
+        self.query_one(SeparationPlot).show(report.direction.separation)
 
     def _file(self, report: HardeningReport) -> list[tuple[str, str]]:
         from rosi_edge.report.numbers import megabytes

@@ -88,7 +88,6 @@ class StrengthPane(StepPane):
 
     def event(self, event: Any) -> None:
         self._tried.append(event)
-        self.draw()
 
     @property
     def _done(self) -> bool:

@@ -13,6 +13,8 @@ from .plain import Plain
 
 _BAR = 20
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
+_NOTES, _NOTES_LARGE, _LARGE = 3, 12, 36
+"""Notes shown, and those shown where the terminal has this many lines."""
 _COUNTED = 10_000
 """More units than this are bytes, of which a share says more than a number."""
 
@@ -39,11 +41,14 @@ class WorkPanel(Vertical):
         yield Plain(id="notes")
 
     def on_mount(self) -> None:
-        self._notes: deque[str] = deque(maxlen=12)
+        self._notes: deque[str] = deque()
+        self._lines = 0
+        self._shown = ""
         self.display = False
 
     def begin(self) -> None:
         self._notes.clear()
+        self._shown = ""
         self.query_one("#notes", Plain).update("")
         self.query_one("#stages", Plain).update("")
         self.display = True
@@ -57,9 +62,15 @@ class WorkPanel(Vertical):
         for stage in stages[-2:]:
             lines.append("\n        ")
             lines.append(self._line(stage))
-        self.query_one("#stages", Plain).update(lines)
+        if lines.plain != self._shown:
+            # The whole screen is laid out anew only when a line comes or goes.
+            count = lines.plain.count("\n")
+            self.query_one("#stages", Plain).update(lines, layout=count != self._lines or not self._shown)
+            self._lines, self._shown = count, lines.plain
         if fresh := activity.take_notes():
             self._notes.extend(fresh)
+            while len(self._notes) > (_NOTES_LARGE if self.app.size.height >= _LARGE else _NOTES):
+                self._notes.popleft()
             notes = Text("\n".join(self._notes), no_wrap=True, overflow="ellipsis")
             self.query_one("#notes", Plain).update(notes)
 
