@@ -122,7 +122,8 @@ class Checkpoint:
         self.path = path
         if not (path / CONFIG).is_file():
             raise ModelFileError(
-                f"{path} is no checkpoint: it has no {CONFIG}", "Give a folder that transformers can load"
+                f"{path} is a folder and no checkpoint: it has no {CONFIG}",
+                "Give a GGUF file, or a folder that transformers can load",
             )
         self.config = _json(path / CONFIG)
         self.files = _shards(path)
