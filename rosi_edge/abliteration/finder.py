@@ -8,7 +8,7 @@ layers find what was ablated in some layers only, or differently from layer to l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Literal
@@ -39,7 +39,7 @@ _SMALL_HIDDEN = 2048
 _WORK = 2.0e12
 """Multiplications spent on Gram matrices at most; beyond it columns are sampled."""
 
-_COLUMNS_A_CHANNEL = 1.6
+_COLUMNS_A_CHANNEL = 2.0
 """Columns that a Gram matrix needs for each channel, or its own smallest eigenvalues are near zero."""
 
 
@@ -114,7 +114,7 @@ def find_holes(
     if not matrices:
         raise ValueError("no write matrices")
     hidden = matrices[0].shape[-2]
-    most = _most_columns(hidden, matrices)
+    most = _most_columns(hidden, len(matrices))
     blocks = [list(group) for _, group in groupby(matrices, key=lambda matrix: matrix.block)]
     groups = _groups(blocks, hidden, most)
     spaces: tuple[Space, ...] = ("stream", "output") if any(m.post_norm for m in matrices) else ("stream",)
@@ -155,37 +155,18 @@ def find_holes(
         rated.sort(key=lambda hole: (-round(hole.confidence, 6), -len(hole.layers), hole.energy_ratio))
         found = _distinct([hole for hole in rated if hole.confidence >= least_confidence])
         found = _exact_layers(file, matrices, found, most, advance)
-    return Holes(tuple(found), tuple(rated), smallest, max(most.values()))
+    return Holes(tuple(found), tuple(rated), smallest, most)
 
 
-def _most_columns(hidden: int, matrices: Sequence[WriteMatrix]) -> dict[str, int]:
-    """Columns to look at, by matrix. The wider ones, whose smallest eigenvalues say more, get three of four."""
-    told = {matrix.name for matrix in _telling(matrices)}
-    total = _WORK / hidden**2
-    shares = {True: 0.75, False: 0.25} if len(told) < len(matrices) else {True: 1.0}
-    counts = {True: len(told), False: len(matrices) - len(told)}
-    return {
-        matrix.name: max(256, int(shares[inside] * total / counts[inside]) // 256 * 256)
-        for matrix in matrices
-        for inside in (matrix.name in told,)
-    }
+def _most_columns(hidden: int, matrices: int) -> int:
+    return max(256, int(_WORK / hidden**2 / matrices) // 256 * 256)
 
 
-def _telling(matrices: Sequence[WriteMatrix]) -> list[WriteMatrix]:
-    """The matrices whose energy can be weighed against their rounding noise: those of the MLP where there are any.
-
-    An attention output is hardly wider than the stream and has directions without energy of its own; and a few
-    outliers in it make coarse types clip, which leaves more than rounding does.
-    """
-    return [matrix for matrix in matrices if matrix.kind == "mlp"] or list(matrices)
-
-
-def _groups(blocks: list[list[WriteMatrix]], hidden: int, most: Mapping[str, int]) -> list[list[WriteMatrix]]:
+def _groups(blocks: list[list[WriteMatrix]], hidden: int, most: int) -> list[list[WriteMatrix]]:
     """Consecutive blocks joined until a group has enough columns for its Gram matrix."""
 
-    def columns(matrices: Sequence[WriteMatrix]) -> int:
-        telling = _telling(matrices)
-        return sum(min(matrix.shape[-1] * max(matrix.experts, 1), most[matrix.name]) for matrix in telling)
+    def columns(matrices: Iterable[WriteMatrix]) -> int:
+        return sum(min(matrix.shape[-1] * max(matrix.experts, 1), most) for matrix in matrices)
 
     groups: list[list[WriteMatrix]] = []
     current: list[WriteMatrix] = []
@@ -205,15 +186,14 @@ def _sum_group(
     file: GgufFile,
     group: Sequence[WriteMatrix],
     spaces: Sequence[Space],
-    most: Mapping[str, int],
+    most: int,
     advance: Advance,
 ) -> dict[Space, tuple[Window, Window | None]]:
     """The group's Gram matrices summed twice: by energy (each with a mean of 1 a direction), and by noise (in
-    units of what rounding leaves) over the matrices that tell, None where a type's rounding is not known."""
+    units of what rounding leaves), None where a type's rounding is not known."""
     sums: dict[Space, tuple[Window, Window | None]] = {}
-    telling = {matrix.name for matrix in _telling(group)}
     for matrix in group:
-        sample = sample_columns(file, matrix, most[matrix.name])
+        sample = sample_columns(file, matrix, most)
         gram = sample.weights @ sample.weights.T
         for space in spaces:
             gain = _gain(file, matrix) if space == "stream" else None
@@ -221,13 +201,10 @@ def _sum_group(
             noise = sample.noise if gain is None or sample.noise is None else sample.noise * gain**2
             energy = float(np.trace(scaled, dtype=np.float64)) / len(scaled)
             one = _weighted(matrix.block, scaled, noise, energy)
-            other = None
-            if noise is not None and matrix.name in telling:
-                other = _weighted(matrix.block, scaled, noise, float(noise.mean()))
+            other = None if noise is None else _weighted(matrix.block, scaled, noise, float(noise.mean()))
             if space in sums:
                 first, second = sums[space]
-                one = first + one
-                other = second + other if second is not None and other is not None else second or other
+                one, other = first + one, None if second is None or other is None else second + other
             sums[space] = one, other
         advance(1)
     return sums
@@ -340,11 +317,7 @@ def _explains(wide: Hole, narrow: Hole) -> bool:
 
 
 def _exact_layers(
-    file: GgufFile,
-    matrices: Sequence[WriteMatrix],
-    holes: list[Hole],
-    most: Mapping[str, int],
-    advance: Advance,
+    file: GgufFile, matrices: Sequence[WriteMatrix], holes: list[Hole], most: int, advance: Advance
 ) -> list[Hole]:
     """For each hole the layers whose own energy along it is low, by a second look at the columns."""
     if not holes:
@@ -352,7 +325,7 @@ def _exact_layers(
         return holes
     energy: dict[int, list[Float64]] = {}
     for matrix in matrices:
-        sample = sample_columns(file, matrix, most[matrix.name])
+        sample = sample_columns(file, matrix, most)
         mean = float(np.square(sample.weights, dtype=np.float64).sum()) / len(sample.weights)
         gain = _gain(file, matrix)
         row = np.empty(len(holes))
