@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from tiny_gguf import write_tiny_llama
 
 from rosi_edge.models.sources import resolve
 from rosi_edge.runtime.llama_engine import LlamaEngine
+
+# Shared machines pause whenever they like; time limits belong to the whole test.
+settings.register_profile("any-machine", deadline=None)
+settings.load_profile("any-machine")
 
 
 @pytest.fixture(scope="session")
