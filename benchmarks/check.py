@@ -97,8 +97,7 @@ def _write_large(path: Path, layers: int = 32, hidden: int = 4096, forward: int 
     writer.write_ti_data_to_file()
     for rows, columns in shapes.values():
         chosen = random.integers(0, len(blocks), rows * columns // weights)
-        for start in range(0, len(chosen), 1 << 16):
-            writer.write_tensor_data(blocks[chosen[start : start + (1 << 16)]])
+        writer.write_tensor_data(blocks[chosen])
     writer.close()
 
 

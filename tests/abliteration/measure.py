@@ -68,7 +68,7 @@ def main(directions: str, results: str, seconds: str = "1e9", pattern: str = "")
             continue
         with tempfile.TemporaryDirectory() as folder:
             path = write_weakened(
-                resolve(model),
+                resolve(model if model == "demo" else f"demo:{model}"),
                 Path(folder) / "weak.gguf",
                 lost,
                 strength=strength,
