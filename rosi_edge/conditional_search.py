@@ -32,7 +32,7 @@ from rosi_edge.injection.conditional import Form
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.injection.profile import Profile, Setting, conditional_edits
 from rosi_edge.models.architectures import WriteMatrix
-from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.weights import Weights
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.runtime.engine import Engine
 from rosi_edge.search import FrontierPoint, LayerTrial, SearchResult
@@ -44,6 +44,8 @@ _SCORED = (48, 64, 32)
 _NAMES = ("harmful", "harmless", "sounding harmful")
 _SOUNDS_HARMFUL_MARGIN = 0.03
 _DIRECTIONS_SEARCHED = 3
+_MIDDLE = 0.63
+"""Depth at which directions and edits usually do most."""
 _CAUTION = 0.015
 """Share of first tokens by which benign refusals should fall for real answers to keep their compliance."""
 _STRONGER = 1.12
@@ -89,8 +91,8 @@ class CandidateDirection:
     """A direction that the search may take.
 
     Attributes:
-        vector: unit vector, (hidden,).
-        layer: the block it was taken after, or for one found in the weights a middle one.
+        vector: unit vector, (hidden,), or one a layer, (layers, hidden).
+        layer: the block it was taken after; a middle one for one found in the weights, or one a layer.
     """
 
     name: str
@@ -107,12 +109,16 @@ class _Point:
 
 
 def layer_candidates(calibration: Calibration, layer: int | None) -> list[CandidateDirection]:
-    """The directions of the layers worth trying: the given one, or about ten of the middle and upper ones."""
+    """The directions of the layers worth trying: the given one, or about ten of the middle and upper ones and
+    in each layer its own."""
     vectors = calibration.directions.vectors
     layers = len(vectors)
     chosen = [layer] if layer is not None else range(int(0.4 * layers), int(0.85 * layers) + 1, 1)
     step = max(1, -(-len(chosen) // 10))
-    return [CandidateDirection(f"layer {number}", vectors[number], number) for number in chosen[::step]]
+    single = [CandidateDirection(f"layer {number}", vectors[number], number) for number in chosen[::step]]
+    if layer is not None:
+        return single
+    return [*single, CandidateDirection("each layer's own", vectors, int(_MIDDLE * layers))]
 
 
 def default_setting(
@@ -132,7 +138,7 @@ def default_setting(
     """
     center = float(np.clip(0.65 * layers, matrices[0].block, matrices[-1].block))
     plateau = Profile(center, max(0.16 * layers, 0.5))
-    middle = min(directions, key=lambda candidate: abs(candidate.layer - 0.63 * layers))
+    middle = min(directions, key=lambda candidate: abs(candidate.layer - _MIDDLE * layers))
     return Setting(
         middle.name, Form.RIDGE, plateau, plateau, below=(0.25, 0.1)[:benign_sets], strength=strength
     )
@@ -140,7 +146,7 @@ def default_setting(
 
 def search_conditional(
     engine: Engine,
-    file: GgufFile,
+    file: Weights,
     matrices: Sequence[WriteMatrix],
     calibration: Calibration,
     directions: Sequence[CandidateDirection],
@@ -163,7 +169,7 @@ class _Search:
     def __init__(
         self,
         engine: Engine,
-        file: GgufFile,
+        file: Weights,
         matrices: Sequence[WriteMatrix],
         calibration: Calibration,
         directions: Sequence[CandidateDirection],

@@ -12,7 +12,7 @@ from rosi_edge.injection.conditional import Form, Key
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.injection.write_directions import write_direction
 from rosi_edge.models.architectures import WriteMatrix
-from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.weights import Weights
 
 Float32 = npt.NDArray[np.float32]
 
@@ -71,7 +71,7 @@ class Setting:
 
 
 def conditional_edits(
-    file: GgufFile,
+    file: Weights,
     matrices: Sequence[WriteMatrix],
     keys: Mapping[str, Mapping[Form, Key]],
     direction: Float32,
@@ -81,7 +81,7 @@ def conditional_edits(
 
     Args:
         keys: by tensor name; matrices without a key are not edited.
-        direction: unit vector, (hidden,).
+        direction: unit vector, (hidden,), or one a layer, (layers, hidden).
     """
     edits = []
     for matrix in matrices:
@@ -89,5 +89,6 @@ def conditional_edits(
         weight = profile.at(matrix.block)
         if matrix.name in keys and weight >= _LEAST_WEIGHT:
             key = keys[matrix.name][setting.form].at(setting.below) * np.float32(weight)
-            edits.append(RankOneEdit(matrix.name, write_direction(file, matrix, direction), key))
+            along = direction if direction.ndim == 1 else direction[matrix.block]
+            edits.append(RankOneEdit(matrix.name, write_direction(file, matrix, along), key))
     return tuple(edits)

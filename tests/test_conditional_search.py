@@ -1,0 +1,151 @@
+"""The conditional method's search on a tiny model with random weights."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from fake_engine import prompt_set
+from tiny_gguf import write_tiny_llama
+
+from rosi_edge.calibration import calibrate
+from rosi_edge.conditional_search import (
+    ConditionalOptions,
+    layer_candidates,
+    search_conditional,
+)
+from rosi_edge.evaluation.behaviour import RequestSets
+from rosi_edge.evaluation.judges.keyword import KeywordJudge
+from rosi_edge.events import Events, Tried
+from rosi_edge.injection.conditional import Form, Key
+from rosi_edge.injection.profile import Profile, Setting, conditional_edits
+from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.inspect import require_hardenable
+from rosi_edge.runtime.engine import EngineOptions
+from rosi_edge.runtime.llama_engine import LlamaEngine
+from rosi_edge.search import SearchResult
+
+OPTIONS = ConditionalOptions(trials=4, answered=2, max_tokens=4, max_kl=5.0)
+SHARED = replace(OPTIONS, trials=8)
+
+
+def sets(part: str) -> RequestSets:
+    return RequestSets(
+        *(
+            prompt_set(f"{kind}_{part}", [f"{kind} {part} {index * index}" for index in range(10)])
+            for kind in ("harmful", "harmless", "sounds")
+        )
+    )
+
+
+def run(path: Path, options: ConditionalOptions, events: Events = Events()) -> SearchResult:  # noqa: B008
+    with (
+        GgufFile.open(path) as file,
+        LlamaEngine(path, EngineOptions(threads=1, context_size=1024, held=64)) as engine,
+    ):
+        matrices = require_hardenable(file)
+        calibration = calibrate(engine, sets("calibration"), matrices)
+        with calibration.inputs:
+            return search_conditional(
+                engine,
+                file,
+                matrices,
+                calibration,
+                layer_candidates(calibration, options.layer),
+                sets("choosing"),
+                KeywordJudge(),
+                options,
+                events=events,
+            )
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_tiny_llama(tmp_path / "tiny.gguf", layers=4)
+
+
+def settings(result: SearchResult) -> list[str]:
+    return [point.setting for point in result.frontier]
+
+
+def test_one_seed_one_point(model: Path) -> None:
+    first, second = (run(model, OPTIONS) for _ in range(2))
+    assert settings(first) and settings(first) == settings(second)
+    assert first.sweep == second.sweep
+    assert [point.behaviour.refusal for point in first.frontier] == [
+        point.behaviour.refusal for point in second.frontier
+    ]
+    assert (first.chosen and first.chosen.setting) == (second.chosen and second.chosen.setting)
+
+
+def test_another_seed_tries_other_settings(model: Path) -> None:
+    # Beyond the starting points, which are the same for every seed.
+    tried: list[list[str]] = []
+    for seed in (0, 1):
+        found: list[str] = []
+
+        def listen(point: Tried, found: list[str] = found) -> None:
+            found.append(point.setting)
+
+        run(model, replace(OPTIONS, trials=7, seed=seed, answered=1), Events(tried=listen))
+        tried.append(found)
+    assert tried[0][:5] == tried[1][:5]
+    assert tried[0] != tried[1]
+
+
+def test_layers_of_their_own_are_a_candidate(model: Path) -> None:
+    result = run(model, OPTIONS)
+    names = [trial.name for trial in result.sweep]
+    assert "each layer's own" in names and "layer 1" in names
+    only = run(model, replace(OPTIONS, layer=2))
+    assert [trial.name for trial in only.sweep] == ["layer 2"]
+
+
+def test_a_direction_a_layer_goes_to_its_own_layer(model: Path) -> None:
+    with GgufFile.open(model) as file:
+        matrices = require_hardenable(file)
+        random = np.random.default_rng(0)
+        keys = {
+            matrix.name: {Form.RIDGE: Key(random.normal(size=matrix.shape[-1]).astype(np.float32), ())}
+            for matrix in matrices
+        }
+        hidden = matrices[0].shape[0]
+        own = random.normal(size=(4, hidden)).astype(np.float32)
+        own /= np.linalg.norm(own, axis=1, keepdims=True)
+        everywhere = Profile(1.5, 10.0)
+        setting = Setting("any", Form.RIDGE, everywhere, everywhere, (), 1.0)
+        edits = {edit.tensor: edit for edit in conditional_edits(file, matrices, keys, own, setting)}
+        for matrix in matrices:
+            (alone,) = conditional_edits(file, [matrix], keys, own[matrix.block], setting)
+            np.testing.assert_array_equal(edits[matrix.name].output, alone.output)
+    assert len(edits) == len(matrices) > 4
+
+
+def test_processes_share_one_study(model: Path, tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'search.db'}"
+    optuna.storages.get_storage(storage)  # Two processes that make the tables at once disturb each other.
+    workers = [subprocess.Popen([sys.executable, __file__, str(model), storage]) for _ in range(2)]
+    assert [worker.wait(600) for worker in workers] == [0, 0]
+    (study,) = optuna.get_all_study_summaries(storage)
+    done = [
+        trial
+        for trial in optuna.load_study(study_name=study.study_name, storage=storage).trials
+        if "points" in trial.user_attrs
+    ]
+    # Each may have begun one when the other finished the last.
+    assert 8 <= len(done) <= 9
+    # A third finds everything tried, and asks only for answers.
+    before = study.n_trials
+    result = run(model, replace(SHARED, storage=storage))
+    assert settings(result)
+    (study,) = optuna.get_all_study_summaries(storage)
+    assert study.n_trials == before
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), replace(SHARED, storage=sys.argv[2]))
