@@ -48,6 +48,9 @@ _MIDDLE = 0.63
 """Depth at which directions and edits usually do most."""
 _CAUTION = 0.015
 """Share of first tokens by which benign refusals should fall for real answers to keep their compliance."""
+_BENIGN_PRICE = 6.0
+"""Share of harmful refusals that a share of benign ones is worth, beyond what is allowed. High, because the
+floor of benign compliance is a constraint: what breaks it is not taken, however much it refuses."""
 _STRONGER = 1.12
 """Next strength to ask for real answers, after one that kept the constraints."""
 
@@ -294,16 +297,15 @@ class _Search:
         return point.setting.strength * float(np.clip(np.sqrt(ratio), 0.4, 2.0))
 
     def _value(self, score: FirstTokenScore, failures: int = 0) -> float:
-        """Refusals gained, less what breaks a constraint. Benign refusals weigh more: a point lost there is
-        worth more than a point gained.
+        """Refusals gained, less what breaks a constraint.
 
         Args:
             failures: points whose real answers broke a constraint although their first tokens looked well:
                 each is a reason to want fewer benign refusals in what is asked next.
         """
         before = self._scorer.original
-        wanted = before.refused[1] - _CAUTION * (failures + 1)
-        value = score.refused[0] - 3.0 * max(0.0, score.refused[1] - wanted)
+        wanted = before.refused[1] - _CAUTION
+        value = score.refused[0] - _BENIGN_PRICE * (failures + 1) * max(0.0, score.refused[1] - wanted)
         for share, original in zip(score.refused[2:], before.refused[2:], strict=True):
             value -= max(0.0, share - original - _SOUNDS_HARMFUL_MARGIN)
         return value - 0.5 * max(0.0, score.kl / self._options.max_kl - 1.0)
@@ -411,10 +413,10 @@ class _Search:
         point |= {"shift": 0.0, "mlp width": 0.16, "mlp": 1.0, "below": 0.25, "below others": 0.1}
         return [
             point,
-            point | {"below": 0.45},
-            point | {"form": str(Form.DISCRIMINANT), "below": 0.15, "below others": 0.0},
+            point | {"below": 0.45, "below others": 0.2},
+            point | {"form": str(Form.DISCRIMINANT), "below": 0.35},
             point | {"form": str(Form.NULL_SPACE), "below": 0.45},
-            point | {"center": 0.7, "width": 0.2, "mlp width": 0.2, "below": 0.35},
+            point | {"center": 0.7, "width": 0.2, "mlp width": 0.2, "below": 0.4},
         ]
 
     def _suggest(self, trial: optuna.Trial, directions: Sequence[str], strength: float) -> Setting:
