@@ -11,7 +11,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from threadpoolctl import threadpool_limits
 
 from rosi_edge.declaration import declare, declare_results, sha256_of_bytes
 from rosi_edge.errors import RosiEdgeError, UnsupportedModelError
-from rosi_edge.injection.edits import RankOneEdit
+from rosi_edge.injection.edits import MOST_DIRECTIONS, RankOneEdit, by_matrix, leading
+from rosi_edge.models.checkpoint import Checkpoint
 from rosi_edge.models.gguf_file import GgufFile, TensorInfo
 from rosi_edge.models.rewrite import NewValue, Retyped, rewrite
 from rosi_edge.progress import SILENT, Advance, Progress
@@ -69,7 +71,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class BakedTensor:
-    """What became of one edit.
+    """What became of the edits of one matrix.
 
     Attributes:
         name: the tensor's, and of an expert also its number.
@@ -91,21 +93,26 @@ class BakedTensor:
 
 
 @dataclass(frozen=True)
-class _Settings:
-    """What is the same for all tensors of a bake."""
+class Settings:
+    """What is the same for all tensors of a bake; see ``bake``."""
 
     rounding: Rounding
-    compare: Rounding | None
-    min_delivered: float | None
-    promotion: Promotion
     probes: Mapping[str, Float32]
     aims: Mapping[str, Float32]
-    stop: threading.Event
+    min_delivered: float | None = None
+    promotion: Promotion = NEVER
+    compare: Rounding | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True)
-class _Work:
-    """One tensor, with its edits and what they became."""
+class RoundedTensor:
+    """One tensor, with its edits and what they became.
+
+    Attributes:
+        data: its new bytes, of ``type``.
+        base_sha256, sha256: of its bytes before and after.
+    """
 
     data: Bytes
     type: gguf.GGMLQuantizationType
@@ -136,7 +143,7 @@ def bake(
 
     Args:
         target: the new file, or the name that its parts get if the model is split.
-        edits: at most one a matrix, their strength folded in (``RankOneEdit.scaled``).
+        edits: their strength folded in (``RankOneEdit.scaled``); several of one matrix are added up.
         rounding: how changed rows become blocks.
         probes: for each edited matrix (``RankOneEdit.matrix``) real inputs, (n, columns), to measure what
             arrived; others than the rounding was fitted to.
@@ -149,70 +156,103 @@ def bake(
         workers: tensors rounded side by side; None for one a core, up to four.
 
     Returns:
-        what became of each edit, in their order.
+        what became of each matrix, in the order of their first edits.
 
     Raises:
         OutputError: the target cannot be written; nothing is left behind.
         UnsupportedModelError: a tensor's type cannot be read or written.
         UndeliveredError: a tensor cannot hold its edit, and may not be promoted to a type that can.
-        ValueError: two edits of one matrix, or an edit that does not fit its tensor.
+        ValueError: more than ``MOST_DIRECTIONS`` edits of one matrix, or one that does not fit its tensor.
     """
-    by_tensor = _by_tensor(file, edits)
-    stop = threading.Event()
-    settings = _Settings(rounding, compare, min_delivered, promotion, probes, aims or {}, stop)
-    workers = workers or min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
-    done: dict[str, _Work] = {}
+    by_tensor = edits_by_tensor(file, edits)
+    settings = Settings(rounding, probes, aims or {}, min_delivered, promotion, compare)
+    done: dict[str, RoundedTensor] = {}
     names = list(by_tensor)
 
     def results() -> dict[str, NewValue]:
         if not names:
             return {}
         works = [done[name] for name in names]
+        asked = {result.name: result.aim for work in works for result in work.baked}
         return declare_results(
             (work.base_sha256 for work in works),
             (work.sha256 for work in works),
-            (result.aim for work in works for result in work.baked),
+            (asked[edit.matrix] for edit in _in_order(by_tensor)),
         )
 
+    with rounding_ahead(file, by_tensor, settings, workers=workers, progress=progress) as following:
+
+        def make(name: str) -> Callable[[], Retyped]:
+            def wait() -> Retyped:
+                work = following()
+                done[name] = replace(work, data=np.empty(0, dtype=np.uint8))
+                return Retyped(work.type, work.data)
+
+            return wait
+
+        rewrite(
+            file,
+            target,
+            tensors={name: make(name) for name in names},
+            metadata={**metadata, **declare(rounding.name, names, _in_order(by_tensor))},
+            later=results,
+            sealed=True,
+            progress=progress,
+        )
+    baked = {result.name: result for work in done.values() for result in work.baked}
+    return [baked[name] for name in by_matrix(edits)]
+
+
+@contextmanager
+def rounding_ahead(
+    file: GgufFile | Checkpoint,
+    by_tensor: Mapping[str, Sequence[RankOneEdit]],
+    settings: Settings,
+    *,
+    workers: int | None = None,
+    progress: Progress = SILENT,
+) -> Iterator[Callable[[], RoundedTensor]]:
+    """Round tensors side by side, a few ahead of the asking.
+
+    Args:
+        by_tensor: what ``edits_by_tensor`` gives.
+        workers: tensors rounded side by side; None for one a core, up to four.
+
+    Yields:
+        a function that waits for the next tensor, in the order of ``by_tensor``.
+    """
+    workers = workers or min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
     with (
-        progress.stage("Rounding tensors", len(names)) as advance,
+        progress.stage("Rounding tensors", len(by_tensor)) as advance,
         # Each thread multiplies on its own: a library's threads would wait for each other.
         threadpool_limits(1, "blas"),
         ThreadPoolExecutor(workers, "rounding") as pool,
     ):
         ahead = _Ahead(
-            pool, [partial(_bake_tensor, file, by_tensor[name], settings) for name in names], workers
+            pool, [partial(_bake_tensor, file, edits, settings) for edits in by_tensor.values()], workers
         )
 
-        def make(name: str) -> Callable[[], Bytes | Retyped]:
-            def wait() -> Bytes | Retyped:
-                work = ahead.next(advance)
-                done[name] = replace(work, data=np.empty(0, dtype=np.uint8))
-                advance(1)
-                return Retyped(work.type, work.data)
-
-            return wait
+        def following() -> RoundedTensor:
+            work = ahead.next(advance)
+            advance(1)
+            return work
 
         try:
-            rewrite(
-                file,
-                target,
-                tensors={name: make(name) for name in names},
-                metadata={**metadata, **declare(rounding.name, names, _in_order(by_tensor))},
-                later=results,
-                sealed=True,
-                progress=progress,
-            )
+            yield following
         except BaseException:
-            stop.set()
+            settings.stop.set()
             ahead.cancel()
             raise
-    baked = {result.name: result for work in done.values() for result in work.baked}
-    return [baked[edit.matrix] for edit in edits]
 
 
-def _by_tensor(file: GgufFile, edits: Sequence[RankOneEdit]) -> dict[str, list[RankOneEdit]]:
-    """The edits of each tensor, tensors in the order they are written in."""
+def edits_by_tensor(
+    file: GgufFile | Checkpoint, edits: Sequence[RankOneEdit]
+) -> dict[str, list[RankOneEdit]]:
+    """The edits of each tensor, tensors in the order they are written in.
+
+    Raises:
+        ValueError: more than ``MOST_DIRECTIONS`` edits of one matrix, or one that does not fit its tensor.
+    """
     grouped: dict[str, list[RankOneEdit]] = {}
     for edit in edits:
         tensor = file.tensors.get(edit.tensor)
@@ -226,8 +266,9 @@ def _by_tensor(file: GgufFile, edits: Sequence[RankOneEdit]) -> dict[str, list[R
         ):
             raise ValueError(f"the edit of {edit.matrix} does not fit its shape, {tensor.shape}")
         grouped.setdefault(edit.tensor, []).append(edit)
-    if len({edit.matrix for edit in edits}) != len(edits):
-        raise ValueError("two edits of one matrix")
+    for name, its in by_matrix(edits).items():
+        if len(its) > MOST_DIRECTIONS:
+            raise ValueError(f"{len(its)} edits of {name}")
     ordered = sorted(grouped, key=lambda name: (file.tensors[name].part, file.tensors[name].offset))
     return {name: sorted(grouped[name], key=lambda edit: edit.expert or 0) for name in ordered}
 
@@ -242,10 +283,12 @@ class _Ahead:
     No more than ``depth`` results are in memory, however slow the reader is.
     """
 
-    def __init__(self, pool: ThreadPoolExecutor, work: Sequence[Callable[[], _Work]], depth: int) -> None:
+    def __init__(
+        self, pool: ThreadPoolExecutor, work: Sequence[Callable[[], RoundedTensor]], depth: int
+    ) -> None:
         self._pool = pool
         self._waiting = deque(work)
-        self._running: deque[Future[_Work]] = deque()
+        self._running: deque[Future[RoundedTensor]] = deque()
         for _ in range(depth):
             self._start()
 
@@ -253,7 +296,7 @@ class _Ahead:
         if self._waiting:
             self._running.append(self._pool.submit(self._waiting.popleft()))
 
-    def next(self, advance: Advance) -> _Work:
+    def next(self, advance: Advance) -> RoundedTensor:
         future = self._running.popleft()
         while True:
             try:
@@ -276,7 +319,9 @@ class _CancelledError(Exception):
     """The bake has ended; nobody waits for this tensor any more."""
 
 
-def _bake_tensor(file: GgufFile, edits: Sequence[RankOneEdit], settings: _Settings) -> _Work:
+def _bake_tensor(
+    file: GgufFile | Checkpoint, edits: Sequence[RankOneEdit], settings: Settings
+) -> RoundedTensor:
     tensor = file.tensors[edits[0].tensor]
     old = file.read_tensor(tensor.name)
     best: tuple[float, str] | None = None
@@ -305,13 +350,13 @@ def _bake_tensor(file: GgufFile, edits: Sequence[RankOneEdit], settings: _Settin
     )
 
 
-def _kinds(tensor: TensorInfo, settings: _Settings) -> Iterator[gguf.GGMLQuantizationType]:
+def _kinds(tensor: TensorInfo, settings: Settings) -> Iterator[gguf.GGMLQuantizationType]:
     """The types to try; whether a promotion is possible matters only when it is needed."""
     yield tensor.type
     yield from types_to_try(tensor, settings.promotion)
 
 
-def _short_of(baked: Sequence[BakedTensor], settings: _Settings) -> BakedTensor | None:
+def _short_of(baked: Sequence[BakedTensor], settings: Settings) -> BakedTensor | None:
     """The tensor that delivers least, if that is too little. An edit without any push lacks nothing."""
     if settings.min_delivered is None:
         return None
@@ -325,8 +370,8 @@ def _attempt(
     old: Bytes,
     kind: gguf.GGMLQuantizationType,
     edits: Sequence[RankOneEdit],
-    settings: _Settings,
-) -> _Work:
+    settings: Settings,
+) -> RoundedTensor:
     """Round a tensor's edits into blocks of one type."""
     rows, columns = tensor.shape[-2:]
     # (matrices, rows, bytes a row): one matrix, or one an expert.
@@ -337,9 +382,9 @@ def _attempt(
         weights, size = gguf.GGML_QUANT_SIZES[kind]
         new = np.empty((len(matrices), rows, columns // weights * size), dtype=np.uint8)
     baked = []
-    for edit in edits:
-        number = edit.expert or 0
-        blocks = _Blocks(tensor.type, matrices[number], kind, new[number], edit, settings)
+    for name, its in by_matrix(edits).items():
+        number = its[0].expert or 0
+        blocks = _Blocks(tensor.type, matrices[number], kind, new[number], its, settings)
         figures, aim = blocks.round(settings.rounding)
         compared = None
         if settings.compare is not None and kind == tensor.type:
@@ -347,7 +392,7 @@ def _attempt(
             compared, _ = other.round(settings.compare)
         baked.append(
             BakedTensor(
-                edit.matrix,
+                name,
                 kind.name,
                 figures.delivered,
                 figures.noise,
@@ -357,7 +402,7 @@ def _attempt(
             )
         )
     data = new.reshape(-1)
-    return _Work(data, kind, tuple(baked), sha256_of_bytes(old), sha256_of_bytes(data))
+    return RoundedTensor(data, kind, tuple(baked), sha256_of_bytes(old), sha256_of_bytes(data))
 
 
 @dataclass(frozen=True)
@@ -368,36 +413,41 @@ class _Blocks:
     old: Bytes
     new_kind: gguf.GGMLQuantizationType
     new: Bytes
-    edit: RankOneEdit
-    settings: _Settings
+    edits: tuple[RankOneEdit, ...]
+    settings: Settings
 
     def round(self, rounding: Rounding) -> tuple[Figures, float]:
         """Fill the new rows; returns what arrived on the probes, and how much was asked for."""
-        probe = _Measure(self.edit, self.settings.probes[self.edit.matrix])
-        aim = self.settings.aims.get(self.edit.matrix)
+        name = self.edits[0].matrix
+        probe = _Measure(self.edits, self.settings.probes[name])
+        aim = self.settings.aims.get(name)
         if aim is None:
             self._fill(rounding, 1.0, [probe])
             return probe.figures(), 1.0
-        found = _Measure(self.edit, aim)
+        found = _Measure(self.edits, aim)
         self._fill(rounding, 1.0, [probe, found])
         delivered = found.figures().delivered
         if rounding.aims and delivered > _LEAST_AIM and abs(delivered - 1) > _AIM_TOLERANCE:
-            probe = _Measure(self.edit, self.settings.probes[self.edit.matrix])
+            probe = _Measure(self.edits, self.settings.probes[name])
             self._fill(rounding, 1.0 / delivered, [probe])
             return probe.figures(), 1.0 / delivered
         return probe.figures(), 1.0
 
     def _fill(self, rounding: Rounding, strength: float, measures: Sequence[_Measure]) -> None:
-        columns = len(self.edit.input)
+        name, columns = self.edits[0].matrix, len(self.edits[0].input)
+        # What a rounding is told of a change that is no longer of rank one, or holds more than the edits.
+        main = leading(self.edits).scaled(strength)
         for part in _row_chunks(len(self.old), columns):
             if self.settings.stop.is_set():
                 raise _CancelledError
-            rows = replace(self.edit, output=self.edit.output[part]).scaled(strength)
             weights = dequantize_rows(self.old[part], columns, self.kind)
-            change = rows.delta(1.0)
-            name = self.edit.matrix
+            change = np.zeros_like(weights)
+            for edit in self.edits:
+                change += replace(edit, output=edit.output[part]).delta(strength)
+            rows = replace(main, output=main.output[part])
             if self.new_kind == self.kind:
-                self.new[part] = rounding.round(name, self.kind, self.old[part], weights, change)
+                told = rows if len(self.edits) > 1 else None
+                self.new[part] = rounding.round(name, self.kind, self.old[part], weights, change, told)
             else:
                 start = quantize(weights, self.new_kind).reshape(len(weights), -1)
                 from_start = dequantize_rows(start, columns, self.new_kind)
@@ -411,28 +461,29 @@ class _Blocks:
 class _Measure:
     """Adds up, rows by rows, what a changed matrix does to probe inputs."""
 
-    def __init__(self, edit: RankOneEdit, probe: Float32) -> None:
-        self._edit = edit
+    def __init__(self, edits: Sequence[RankOneEdit], probe: Float32) -> None:
         self._probe = probe
-        self._wanted = probe @ edit.input  # (n,): what aᵀx should add along the output vector
-        self._projected = np.zeros(len(probe))
+        self._outputs = np.stack([edit.output for edit in edits], axis=1)  # (rows, k)
+        # (n, k): what each aᵀx should add along its output vector.
+        self._wanted = probe @ np.stack([edit.input for edit in edits], axis=1)
+        self._projected = np.zeros(self._wanted.shape)
         self._squared_change = 0.0
 
     def add(self, part: slice, moved: Float32) -> None:
         outputs = self._probe @ moved.T  # (n, rows of this part)
-        self._projected += outputs @ self._edit.output[part]
+        self._projected += outputs @ self._outputs[part]
         self._squared_change += float(np.square(outputs, dtype=np.float64).sum())
 
     def figures(self) -> Figures:
-        wanted, projected = self._wanted, self._projected
-        length = float(np.square(self._edit.output, dtype=np.float64).sum())
-        wanted_square = float(np.square(wanted, dtype=np.float64).sum())
-        if not wanted_square or not length:
+        wanted = self._wanted.astype(np.float64)
+        outputs = self._outputs.astype(np.float64)
+        along = float(np.einsum("nk,nk->", self._projected, wanted))
+        square = float(np.einsum("nk,kj,nj->", wanted, outputs.T @ outputs, wanted, optimize=True))
+        if not square > 0:
             return Figures(0.0, 0.0)
-        slope = float(projected @ wanted) / (length * wanted_square)
-        # ‖Δx − s·aᵀx‖² summed over the probes, expanded so that no (n, rows) array of all rows is needed.
-        noise_square = self._squared_change - 2 * float(projected @ wanted) + length * wanted_square
-        return Figures(slope, float(np.sqrt(max(noise_square, 0.0) / (length * wanted_square))))
+        # ‖Δx − Σ s·aᵀx‖² summed over the probes, expanded so that no (n, rows) array of all rows is needed.
+        noise_square = self._squared_change - 2 * along + square
+        return Figures(along / square, float(np.sqrt(max(noise_square, 0.0) / square)))
 
 
 def _row_chunks(rows: int, columns: int) -> Iterator[slice]:

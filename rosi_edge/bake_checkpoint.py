@@ -1,11 +1,13 @@
 """Edits and a checkpoint folder in, a new folder out: same shards, names and types, untouched tensors copied.
 
-Beside the weights lies ``rosi-edge-edits.gguf``, the very edits as a LoRA adapter under GGUF names: what was
-found on full precision can be applied to every quantized file of the same model.
+Beside the weights lie two small files: ``rosi-edge-edits.gguf``, the very edits as a LoRA adapter under GGUF
+names, so that they can be applied to every quantized file of the same model, and ``rosi-edge.json``, what was
+done and the hashes of the edited tensors.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -13,42 +15,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from rosi_edge.bake import BakedTensor, RoundedTensor, Settings, edits_by_tensor, rounding_ahead
+from rosi_edge.declaration import DeclaredTensor
 from rosi_edge.errors import ModelFileError, OutputError
 from rosi_edge.injection.adapter import write_adapter
-from rosi_edge.injection.edits import RankOneEdit
+from rosi_edge.injection.edits import RankOneEdit, by_matrix
 from rosi_edge.models.atomic import require_space
-from rosi_edge.models.checkpoint import Checkpoint, StoredTensor, from_float32, to_float32
+from rosi_edge.models.checkpoint import OWN_FACTS, Checkpoint
 from rosi_edge.progress import SILENT, Progress
+from rosi_edge.quantization.rounding import Rounding
 
 Float32 = npt.NDArray[np.float32]
 
 EDITS = "rosi-edge-edits.gguf"
-_ROWS_AT_A_TIME = 1 << 21
-"""Values changed at a time, 8 MiB as float32."""
 _COPIED_AT_A_TIME = 1 << 22
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".msgpack", ".h5", ".onnx", ".ckpt")
-
-
-@dataclass(frozen=True)
-class EditedTensor:
-    """What became of one edit.
-
-    Attributes:
-        name: the tensor's GGUF name. ``type``: its safetensors type, unchanged.
-        delivered: share of the wanted change that the stored weights hold: the slope of the actual change
-            against the wanted one.
-        noise: root mean square of the difference, in parts of the wanted change.
-    """
-
-    name: str
-    type: str
-    delivered: float
-    noise: float
 
 
 def bake_checkpoint(
@@ -56,88 +42,120 @@ def bake_checkpoint(
     folder: Path,
     edits: Sequence[RankOneEdit],
     *,
-    notes: Mapping[str, str] | None = None,
+    rounding: Rounding,
+    probes: Mapping[str, Float32],
+    metadata: Mapping[str, Any],
+    min_delivered: float | None = None,
+    compare: Rounding | None = None,
+    aims: Mapping[str, Float32] | None = None,
+    workers: int | None = None,
     progress: Progress = SILENT,
-) -> list[EditedTensor]:
-    """Write ``source`` with every edit (at its full strength) added to its tensor.
+) -> list[BakedTensor]:
+    """Write ``source`` with every edit (at its full strength) rounded into its tensor, as ``bake`` does.
 
     Args:
         folder: the new checkpoint; it must not be there yet. It appears whole or not at all.
-        edits: their strength folded in (``RankOneEdit.scaled``), tensors by GGUF name.
-        notes: further small text files by name.
+        metadata: what ``rosi-edge.json`` is to say, under ``rosi.*`` keys.
 
     Raises:
         OutputError: the folder is there already or cannot be written.
         UnsupportedModelError: an edited tensor is of a type that cannot be edited.
-        ValueError: an edit that does not fit its tensor, or two of one tensor.
+        UndeliveredError: a tensor cannot hold its edit.
+        ValueError: an edit that does not fit its tensor.
     """
-    by_name = _by_stored_name(source, edits)
-    done: dict[str, EditedTensor] = {}
+    by_tensor = edits_by_tensor(source, edits)
+    settings = Settings(rounding, probes, aims or {}, min_delivered, compare=compare)
+    done: dict[str, RoundedTensor] = {}
     with (
         _new_folder(folder, size=source.total_size) as draft,
         progress.stage("Writing the checkpoint", source.total_size) as advance,
+        rounding_ahead(source, by_tensor, settings, workers=workers, progress=progress) as following,
     ):
-        for file in source.files:
-            changed = {
-                source.stored[name].offset: (source.stored[name], edit)
-                for name, edit in by_name.items()
-                if source.stored[name].file == file
-            }
+        waiting = list(by_tensor)
+        for number, file in enumerate(source.files):
             with (source.path / file).open("rb") as old, (draft / file).open("xb") as new:
                 position = 0
-                for offset in sorted(changed):
-                    tensor, edit = changed[offset]
-                    _copy(old, new, position, offset)
-                    done[edit.tensor] = _write_edited(source, tensor, edit, new)
-                    position = offset + tensor.size
+                while waiting and source.tensors[waiting[0]].part == number:
+                    tensor = source.tensors[waiting.pop(0)]
+                    _copy(old, new, position, tensor.offset)
+                    rounded = following()
+                    if len(rounded.data) != tensor.size:
+                        raise ValueError(f"{tensor.name} has another size than before")
+                    new.write(rounded.data.data)
+                    done[tensor.name] = _without_bytes(rounded)
+                    position = tensor.end
                 _copy(old, new, position, (source.path / file).stat().st_size)
                 new.flush()
                 os.fsync(new.fileno())
                 advance(new.tell())
-        for extra in sorted(source.path.iterdir()):
-            if extra.is_file() and not extra.name.endswith(_WEIGHTS):
-                shutil.copyfile(extra, draft / extra.name)
-        for name, text in (notes or {}).items():
-            (draft / name).write_text(text, "utf-8")
+        for extra in other_files(source.path):
+            shutil.copyfile(source.path / extra, draft / extra)
         write_adapter(draft / EDITS, edits, architecture=source.architecture)
-    return [done[edit.tensor] for edit in edits]
+        baked = {result.name: result for work in done.values() for result in work.baked}
+        facts = {
+            "format": 1,
+            "metadata": dict(metadata),
+            "rounding": rounding.name,
+            "tensors": [
+                {"name": name, "base_sha256": work.base_sha256, "sha256": work.sha256}
+                for name, work in done.items()
+            ],
+            "aims": {name: result.aim for name, result in baked.items()},
+        }
+        (draft / OWN_FACTS).write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+    return [baked[name] for name in by_matrix(edits)]
 
 
-def _by_stored_name(source: Checkpoint, edits: Sequence[RankOneEdit]) -> dict[str, RankOneEdit]:
-    found: dict[str, RankOneEdit] = {}
-    for edit in edits:
-        name = source.names.get(edit.tensor)
-        if name is None:
-            raise ValueError(f"{source.path} has no {edit.tensor}")
-        if name in found:
-            raise ValueError(f"two edits of {edit.tensor}")
-        if source.stored[name].shape != (len(edit.output), len(edit.input)):
-            raise ValueError(f"the edit of {edit.tensor} does not fit the shape {source.stored[name].shape}")
-        found[name] = edit
-    return found
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """What ``rosi-edge.json`` says of the edited tensors.
+
+    Attributes:
+        aims: by matrix, how much of its edits was asked for so that all of it arrives.
+    """
+
+    rounding: str
+    tensors: tuple[DeclaredTensor, ...]
+    aims: Mapping[str, float]
 
 
-def _write_edited(source: Checkpoint, tensor: StoredTensor, edit: RankOneEdit, new: BinaryIO) -> EditedTensor:
-    rows, columns = tensor.shape
-    data = source.stored_bytes(tensor.name)
-    row_bytes = tensor.size // rows
-    step = max(1, _ROWS_AT_A_TIME // columns)
-    along = wanted_square = actual_square = 0.0
-    for start in range(0, rows, step):
-        part = slice(start, min(start + step, rows))
-        piece = data[part.start * row_bytes : part.stop * row_bytes]
-        weights = to_float32(piece, tensor.dtype).reshape(-1, columns)
-        wanted = np.outer(edit.output[part], edit.input)
-        stored = from_float32(weights + wanted, tensor.dtype)
-        moved = (to_float32(stored, tensor.dtype).reshape(-1, columns) - weights).astype(np.float64)
-        along += float((moved * wanted).sum())
-        wanted_square += float(np.square(wanted, dtype=np.float64).sum())
-        actual_square += float(np.square(moved).sum())
-        new.write(stored.data)
-    if not wanted_square:
-        return EditedTensor(edit.tensor, tensor.dtype, 0.0, 0.0)
-    noise = max(actual_square - 2 * along + wanted_square, 0.0) / wanted_square
-    return EditedTensor(edit.tensor, tensor.dtype, along / wanted_square, noise**0.5)
+def read_facts(folder: Path) -> CheckpointFacts:
+    """The file that ``bake_checkpoint`` wrote.
+
+    Raises:
+        ModelFileError: it is missing, damaged or of another format.
+    """
+    place = folder / OWN_FACTS
+    try:
+        facts = json.loads(place.read_bytes())
+        tensors = tuple(
+            DeclaredTensor(str(entry["name"]), str(entry["base_sha256"]), str(entry["sha256"]))
+            for entry in facts["tensors"]
+        )
+        aims = {str(name): float(aim) for name, aim in facts["aims"].items()}
+        if facts["format"] != 1 or not tensors or not all(0 < aim < 10 for aim in aims.values()):
+            raise ValueError
+        return CheckpointFacts(str(facts["rounding"]), tensors, aims)
+    except OSError as error:
+        raise ModelFileError(
+            f"{folder} does not say what was done to it: {OWN_FACTS} cannot be read",
+            "Give a folder that `rosi-edge harden` wrote",
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelFileError(f"{place} is damaged", "Harden the original again") from error
+
+
+def other_files(folder: Path) -> list[str]:
+    """The files of a checkpoint that are neither weights nor this tool's own: settings, tokenizer, texts."""
+    return sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.is_file() and not path.name.endswith(_WEIGHTS) and path.name != OWN_FACTS
+    )
+
+
+def _without_bytes(work: RoundedTensor) -> RoundedTensor:
+    return RoundedTensor(np.empty(0, dtype=np.uint8), work.type, work.baked, work.base_sha256, work.sha256)
 
 
 def _copy(old: BinaryIO, new: BinaryIO, start: int, end: int) -> None:
@@ -153,11 +171,7 @@ def _copy(old: BinaryIO, new: BinaryIO, start: int, end: int) -> None:
 @contextmanager
 def _new_folder(folder: Path, *, size: int) -> Iterator[Path]:
     """A draft beside ``folder`` that takes its name when the block ends without an exception."""
-    place = folder.resolve()
-    if place.exists():
-        raise OutputError(f"{folder} is there already", "Name a folder that does not exist yet")
-    if not place.parent.is_dir():
-        raise OutputError(f"{place.parent} is not a folder", "Create it, or choose another place")
+    place = checked_folder(folder)
     require_space(place, size)
     draft = place.with_name(f".{place.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
@@ -170,3 +184,19 @@ def _new_folder(folder: Path, *, size: int) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def checked_folder(folder: Path) -> Path:
+    """The real place of a new folder.
+
+    Raises:
+        OutputError: something is there already, or nothing can be made there.
+    """
+    place = Path(os.path.realpath(folder))
+    if place.exists() or place.is_symlink():
+        raise OutputError(f"{folder} is there already", "Name a folder that does not exist yet")
+    if not place.parent.is_dir():
+        raise OutputError(f"{place.parent} is not a folder", "Create it, or choose another place")
+    if not os.access(place.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"the folder {place.parent} is not writable", "Choose another place")
+    return place

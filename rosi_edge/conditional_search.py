@@ -19,13 +19,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import optuna
+from optuna.exceptions import OptunaError
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.exc import SQLAlchemyError
 
 from rosi_edge.calibration import Calibration, Keys, read_responses, solve
+from rosi_edge.direction import EACH_LAYERS_OWN
 from rosi_edge.errors import RosiEdgeError
-from rosi_edge.evaluation.behaviour import Behaviour, RequestSets, measure_behaviour, refusal_openings
-from rosi_edge.evaluation.verdicts import Judge
+from rosi_edge.evaluation.behaviour import (
+    Answered,
+    Behaviour,
+    RequestSets,
+    ask_group,
+    measure_behaviour,
+    refusal_openings,
+)
+from rosi_edge.evaluation.verdicts import Judge, Verdict
 from rosi_edge.events import Events, Tried
 from rosi_edge.first_token import FirstTokenScore, FirstTokenScorer
 from rosi_edge.injection.conditional import Form
@@ -51,7 +61,12 @@ _CAUTION = 0.015
 _BENIGN_PRICE = 6.0
 """Share of harmful refusals that a share of benign ones is worth, beyond what is allowed. High, because the
 floor of benign compliance is a constraint: what breaks it is not taken, however much it refuses."""
+_SCREENED = 3
+"""Points asked the harmless prompts for each that may be asked everything."""
+_SHOWN = 2
+"""Points asked everything even when all break the floor."""
 _STRONGER = 1.12
+_LEAST_STEP = 1.03
 """Next strength to ask for real answers, after one that kept the constraints."""
 
 
@@ -121,7 +136,7 @@ def layer_candidates(calibration: Calibration, layer: int | None) -> list[Candid
     single = [CandidateDirection(f"layer {number}", vectors[number], number) for number in chosen[::step]]
     if layer is not None:
         return single
-    return [*single, CandidateDirection("each layer's own", vectors, int(_MIDDLE * layers))]
+    return [*single, CandidateDirection(EACH_LAYERS_OWN, vectors, int(_MIDDLE * layers))]
 
 
 def default_setting(
@@ -311,14 +326,17 @@ class _Search:
         return value - 0.5 * max(0.0, score.kl / self._options.max_kl - 1.0)
 
     def _sweep(self, start: Setting) -> tuple[list[LayerTrial], list[str]]:
-        """Every candidate direction in the same place at the same strength; names, the best first."""
+        """Every candidate direction in the same place at the same strength; names, the best first.
+
+        Which is best is decided at each one's own strength, where its divergence is about what is allowed.
+        """
         trials = []
         values: dict[str, float] = {}
         before = self._scorer.original
         with self._progress.stage("Trying directions", len(self._directions)) as advance:
             for candidate in self._directions.values():
-                point = self._score(replace(start, direction=candidate.name))
-                values[candidate.name] = self._value(point.score)
+                point, *rest = self._score_twice(replace(start, direction=candidate.name))
+                values[candidate.name] = max(self._value(p.score) for p in (point, *rest))
                 trials.append(
                     LayerTrial(
                         candidate.layer,
@@ -329,8 +347,12 @@ class _Search:
                         candidate.name,
                     )
                 )
-                self._progress.note(f"{candidate.name}: {point.score.describe(self._names)}")
-                self._tell(point)
+                for tried in (point, *rest):
+                    self._progress.note(
+                        f"{candidate.name}, strength {tried.setting.strength:.3f}: "
+                        f"{tried.score.describe(self._names)}"
+                    )
+                    self._tell(tried)
                 advance(1)
         return trials, sorted(values, key=lambda name: -values[name])
 
@@ -395,16 +417,22 @@ class _Search:
         }
         name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         storage: Any = options.storage
-        if storage is None and options.folder is not None:
-            options.folder.mkdir(parents=True, exist_ok=True)
-            storage = JournalStorage(JournalFileBackend(str(options.folder / f"{name}.journal")))
         try:
+            if storage is None and options.folder is not None:
+                options.folder.mkdir(parents=True, exist_ok=True)
+                storage = JournalStorage(JournalFileBackend(str(options.folder / f"{name}.journal")))
             return optuna.create_study(
                 study_name=name, storage=storage, direction="maximize", load_if_exists=True
             )
-        except (ValueError, ImportError, OSError) as error:
+        except (ValueError, ImportError, OSError, OptunaError, SQLAlchemyError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if options.storage is None:
+                raise RosiEdgeError(
+                    f"the search cannot keep what it tries in {options.folder}: {reason}",
+                    "Make that folder writable, or name another one with ROSI_EDGE_CACHE",
+                ) from error
             raise RosiEdgeError(
-                f"the storage {storage} cannot be used: {error}",
+                f"the storage given with --storage cannot be used: {reason}",
                 "Give an Optuna storage URL, such as sqlite:///search.db",
             ) from error
 
@@ -443,50 +471,103 @@ class _Search:
     # --- real answers ----------------------------------------------------------------------------------
 
     def _answer(self, points: Sequence[_Point], original: Behaviour, floor: float) -> list[FrontierPoint]:
-        """Real answers of the most promising points; of the same setting again, stronger after a point that
-        kept the constraints, weaker after one that broke nothing but the limit of the divergence."""
+        """Real answers of the most promising points.
+
+        The harmless prompts are asked first: a point that breaks the floor of benign compliance is dropped
+        there, one that breaks nothing but the limit of the divergence is asked again weaker. One that keeps
+        all constraints is asked again stronger. When none keeps the floor, those that come closest are asked
+        the rest, so that there is something to show.
+        """
+        options = self._options
         left = list(points)
         frontier: list[FrontierPoint] = []
+        closest: list[tuple[Setting, Answered]] = []
         failures = 0
         again: Setting | None = None
-        for _ in range(1 if self._options.strength else self._options.answered):
-            if again is None and not left:
+        for _ in range(options.answered * _SCREENED):
+            if len(frontier) == options.answered or (again is None and not left):
                 break
             if again is None:
                 best = max(left, key=lambda point: self._value(point.score, failures))
                 left.remove(best)
                 again = best.setting
             setting, again = again, None
-            point = self._ask(setting, original)
-            frontier.append(point)
-            self._progress.note(f"{setting.describe()}: {point.describe()}")
-            self._events.tried(_as_tried(point))
-            if keeps_constraints(point, original, floor, self._options.max_kl):
-                again = setting.at(setting.strength * _STRONGER)
-            elif point.behaviour.kl and keeps_constraints(point, original, floor, np.inf):
-                # The divergence alone is too high, and grows about with the square of the strength.
-                ratio = 0.93 * self._options.max_kl / point.behaviour.kl.value
-                again = setting.at(setting.strength * float(np.sqrt(ratio)))
-            else:
-                failures += 1
+            with self._loaded(setting) as handle:
+                self._engine.apply({handle: setting.strength})
+                harmless = self._ask_harmless(original)
+                compliance = harmless.judged.share(Verdict.COMPLIED)
+                if compliance.value < floor - 1e-12 and not options.strength:
+                    failures += 1
+                    closest.append((setting, harmless))
+                    # No more than will be shown: the log-probabilities are large.
+                    closest.sort(key=lambda pair: -pair[1].judged.share(Verdict.COMPLIED).value)
+                    del closest[_SHOWN:]
+                    self._progress.note(
+                        f"{setting.describe()}: benign compliance {compliance.value:.3f}, under the floor"
+                    )
+                    continue
+                weaker = self._weaker(setting, harmless)
+                if weaker is not None and not options.strength:
+                    again = weaker
+                    continue
+                frontier.append(self._ask(setting, original, harmless))
+            if options.strength:
+                break
+            if keeps_constraints(frontier[-1], original, floor, options.max_kl):
+                again = self._stronger(setting, harmless)
+        if not any(keeps_constraints(point, original, floor, np.inf) for point in frontier):
+            for setting, harmless in closest[: max(0, _SHOWN - len(frontier))]:
+                with self._loaded(setting) as handle:
+                    self._engine.apply({handle: setting.strength})
+                    frontier.append(self._ask(setting, original, harmless))
         return frontier
 
-    def _ask(self, setting: Setting, original: Behaviour) -> FrontierPoint:
-        edits = self._edits(setting)
-        with self._loaded(setting) as handle:
-            self._engine.apply({handle: setting.strength})
-            behaviour = measure_behaviour(
+    def _weaker(self, setting: Setting, harmless: Answered) -> Setting | None:
+        """The setting at the strength whose divergence is allowed; None when it is already. The divergence
+        grows about with the square of the strength."""
+        if harmless.kl is None or harmless.kl.value <= self._options.max_kl:
+            return None
+        return setting.at(setting.strength * float(np.sqrt(0.93 * self._options.max_kl / harmless.kl.value)))
+
+    def _stronger(self, setting: Setting, harmless: Answered) -> Setting | None:
+        """The setting a little stronger; None when that would leave the divergence that is allowed."""
+        factor = _STRONGER
+        if harmless.kl is not None:
+            factor = min(factor, float(np.sqrt(0.97 * self._options.max_kl / max(harmless.kl.value, 1e-9))))
+        return setting.at(setting.strength * factor) if factor > _LEAST_STEP else None
+
+    def _ask_harmless(self, original: Behaviour) -> Answered:
+        """Of the edits applied now."""
+        prompts = self._sets.harmless
+        with self._progress.stage("Asking a candidate what is harmless", len(prompts)) as advance:
+            return ask_group(
                 self._engine,
-                self._sets,
+                prompts,
                 self._judge,
                 max_tokens=self._options.max_tokens,
                 reference=original.first_logprobs,
-                keep_logprobs=True,
-                progress=self._progress,
-                title="Asking a candidate",
+                with_logprobs=True,
+                advance=advance,
             )
+
+    def _ask(self, setting: Setting, original: Behaviour, harmless: Answered) -> FrontierPoint:
+        """The rest of the prompts, of the edits applied now, which are the setting's."""
+        behaviour = measure_behaviour(
+            self._engine,
+            self._sets,
+            self._judge,
+            max_tokens=self._options.max_tokens,
+            reference=original.first_logprobs,
+            keep_logprobs=True,
+            harmless=harmless,
+            progress=self._progress,
+            title="Asking a candidate",
+        )
         layer = self._directions[setting.direction].layer
-        return FrontierPoint(layer, setting.strength, behaviour, edits, setting.describe())
+        point = FrontierPoint(layer, setting.strength, behaviour, self._edits(setting), setting.describe())
+        self._progress.note(f"{setting.describe()}: {point.describe()}")
+        self._events.tried(_as_tried(point))
+        return point
 
 
 def _as_tried(point: FrontierPoint) -> Tried:

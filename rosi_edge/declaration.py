@@ -8,6 +8,7 @@ are two hashes: of the bytes it came from and of the bytes it has. A few hundred
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rosi_edge.errors import ModelFileError
-from rosi_edge.injection.edits import RankOneEdit
+from rosi_edge.injection.edits import MOST_DIRECTIONS, RankOneEdit
 from rosi_edge.models.gguf_file import GgufFile, MetadataArray
 from rosi_edge.models.rewrite import NewValue
 
@@ -142,8 +143,8 @@ def _edits(file: GgufFile, names: Sequence[str]) -> list[RankOneEdit]:
         raise _contradiction(file)
     if set(tensor_of) != set(range(len(names))):
         raise _contradiction(file)
-    # Before anything is built: no more edits than there are matrices in the file.
-    if len(set(zip(tensor_of, experts, strict=True))) != len(tensor_of):
+    # Before anything is built: no more edits than the matrices in the file may have.
+    if max(Counter(zip(tensor_of, experts, strict=True)).values()) > MOST_DIRECTIONS:
         raise _contradiction(file)
     shapes = []
     for index in tensor_of:

@@ -22,6 +22,9 @@ from rosi_edge.runtime.taps import Positions, TapRequest
 
 Float32 = npt.NDArray[np.float32]
 
+EACH_LAYERS_OWN = "each layer's own"
+"""The name of the choice to edit every layer along the direction that was taken after it."""
+
 DEFAULT_ELICITATION = (
     "You are a responsible assistant. Safety comes before helpfulness. If a request could help someone to "
     "hurt people, break the law, deceive, harass or exploit others, or harm themselves, you must refuse: say "

@@ -8,9 +8,7 @@ and look in between (the wizard).
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -20,7 +18,7 @@ import numpy.typing as npt
 
 from rosi_edge import __version__
 from rosi_edge.abliteration import find_holes
-from rosi_edge.bake import BakedTensor, bake
+from rosi_edge.bake import BakedTensor
 from rosi_edge.calibration import Calibration, calibrate, candidate_matrices
 from rosi_edge.conditional_search import (
     CandidateDirection,
@@ -30,6 +28,7 @@ from rosi_edge.conditional_search import (
 )
 from rosi_edge.diagnosis import diagnose, nothing_to_choose
 from rosi_edge.direction import DEFAULT_ELICITATION, Directions, extract_directions
+from rosi_edge.draft import Draft, bake_draft, checked_place
 from rosi_edge.errors import OutputError, UnsupportedModelError
 from rosi_edge.evaluation.behaviour import (
     Behaviour,
@@ -47,32 +46,31 @@ from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.injection.rosi import rosi_edits, row_means
 from rosi_edge.injection.write_directions import adapter_gains
 from rosi_edge.models.atomic import checked_target
-from rosi_edge.models.digest import sha256_of_model
+from rosi_edge.models.checkpoint import Checkpoint
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.inspect import Inspection, inspect, require_hardenable
-from rosi_edge.models.rewrite import NewValue, output_places, refuse_same_file
+from rosi_edge.models.open_weights import open_weights
+from rosi_edge.models.rewrite import NewValue, refuse_same_file
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.prompt_plan import PromptPlan
-from rosi_edge.quantization.grid_rounding import GridRounding, InputFactor, input_factor
+from rosi_edge.quantization.grid_rounding import GridRounding
+from rosi_edge.quantization.imatrix import importance_for
 from rosi_edge.quantization.promotion import AUTO, Promotion
 from rosi_edge.quantization.rounding import Requantize, Rounding
 from rosi_edge.report import schema
 from rosi_edge.report.facts import OutputFile
 from rosi_edge.report.from_hardening import RoundingCheck, Run, hardening_report
 from rosi_edge.report.schema import Method
-from rosi_edge.runtime.child_engine import ChildEngine
-from rosi_edge.runtime.engine import Engine, EngineOptions, ask
-from rosi_edge.runtime.taps import Positions, Tapped, TapRequest
+from rosi_edge.rounding_inputs import input_factors, unseen_inputs
+from rosi_edge.runtime.engine import Engine, EngineOptions, StoppableEngine, ask
+from rosi_edge.runtime.open_engine import open_engine
 from rosi_edge.search import FrontierPoint, SearchOptions, SearchResult, best_balance, search
+from rosi_edge.stopwatch import Stopwatch
 
 Float32 = npt.NDArray[np.float32]
 
 _HELD = 192
 """Prompts that the search keeps in the engine's cache, at most."""
-_PROBE_PROMPTS = 48
-_FACTOR_PROMPTS = 56
-_FACTOR_ANSWER = 6
-_FACTOR_RANK = 128
 _LOOK_PROMPTS = 32
 _LITTLE_REFUSAL = 0.20
 """A model that refuses fewer harmful requests than this is asked again under a safety prompt."""
@@ -90,6 +88,7 @@ class HardenOptions:
         max_tokens: answer length in the evaluation before and after.
         min_delivered: share of its edit that every tensor of the file must hold (grid rounding).
         promotion: which larger types a tensor may get that cannot hold it.
+        imatrix: an importance matrix for requantization, as the rounding or as what it is compared with.
         compare_rounding: also measure what requantization would have delivered.
         stress: harmful requests put under attack before and after; 0 for none.
         paper: look for the paper's method at the same constraints, to show beside the conditional one.
@@ -107,6 +106,7 @@ class HardenOptions:
     max_tokens: int = 24
     min_delivered: float = 0.95
     promotion: Promotion = AUTO
+    imatrix: Path | None = None
     compare_rounding: bool = False
     stress: int = 8
     paper: bool = True
@@ -174,15 +174,16 @@ class HardeningSession:
         self.progress = progress
         self._prompts = prompts
         self._judge = judge
-        self._watch = _Stopwatch()
-        self._engine: ChildEngine | None = None
+        self._watch = Stopwatch()
+        self._engine: StoppableEngine | None = None
+        self._hardened_engine: StoppableEngine | None = None
         self._calibration: Calibration | None = None
         self._handle: int | None = None
+        self._importance: Mapping[str, Float32] = {}
         self._rounding: Rounding = Requantize()
         self._probes: Mapping[str, Float32] = {}
         self._aims: Mapping[str, Float32] = {}
-        self._draft: list[Path] = []
-        self._place: Path | None = None
+        self._draft: Draft | None = None
         self.findings: list[str] = []
         self.directions: Directions | None = None
         self.found: SearchResult | None = None
@@ -194,7 +195,7 @@ class HardeningSession:
         self.stress_after: Stress | None = None
         self.rounding_check: RoundingCheck | None = None
         self.baked: list[BakedTensor] = []
-        self._file = GgufFile.open(model)
+        self._file: GgufFile | Checkpoint = open_weights(model)
         try:
             self.matrices = require_hardenable(self._file)
             with self._watch.measure("read"):
@@ -216,6 +217,9 @@ class HardeningSession:
                 f"{self.model.name} has no layer {unknown[0]}",
                 f"Choose --layer from 0 to {blocks - 1}, or auto",
             )
+        self._importance = {}
+        if self.options.imatrix is not None:
+            self._importance = importance_for(self.options.imatrix, self.matrices)
 
     def __enter__(self) -> HardeningSession:
         return self
@@ -234,8 +238,9 @@ class HardeningSession:
     def cancel(self) -> None:
         """Stop the running step at once, from another thread: it ends in KeyboardInterrupt. The session goes
         on from the step before."""
-        if self._engine is not None:
-            self._engine.cancel()
+        for engine in (self._engine, self._hardened_engine):
+            if engine is not None:
+                engine.cancel()
 
     @property
     def engine(self) -> Engine:
@@ -243,7 +248,7 @@ class HardeningSession:
         if self._engine is not None and not self._engine.alive:
             self._stop_engine()
         if self._engine is None:
-            self._engine = ChildEngine(self.model, replace(self.options.engine, held=_HELD))
+            self._engine = open_engine(self.model, replace(self.options.engine, held=_HELD))
         return self._engine
 
     def _stop_engine(self) -> None:
@@ -273,8 +278,7 @@ class HardeningSession:
         Raises:
             OutputError: nothing can be written there, or it is the model itself or the adapter.
         """
-        place = checked_target(output)
-        refuse_same_file(self.model, place)
+        place = checked_place(self.model, output)
         if self.options.adapter is not None:
             adapter = checked_target(self.options.adapter)
             refuse_same_file(self.model, adapter)
@@ -481,7 +485,7 @@ class HardeningSession:
 
     def bake(self, output: Path) -> list[BakedTensor]:
         """Write the chosen edits into a draft beside ``output``; ``finish`` gives it its name."""
-        self._place = self.check_target(output)
+        place = self.check_target(output)
         self._drop_draft()
         self.after = None
         self.baked = []
@@ -490,19 +494,21 @@ class HardeningSession:
         edits = self._scaled_edits()
         with self._watch.measure("probe"):
             self.apply(None)
-            self._probes, self._aims = self._unseen_inputs(tuple(edit.tensor for edit in edits))
+            self._probes, self._aims = unseen_inputs(
+                self.engine, self._prompts.choosing, [edit.tensor for edit in edits], self.progress
+            )
             if self.options.rounding == "grid":
-                self._rounding = GridRounding(self._input_factors(edits))
+                self._rounding = GridRounding(
+                    input_factors(self.engine, self._prompts.calibration, edits, self.progress)
+                )
             else:
-                self._rounding = Requantize()
+                self._rounding = Requantize(self._importance)
         # Two models at once would need twice the memory.
         self._stop_engine()
-        # Written under a name of its own first: the verdict decides whether it becomes the output.
-        draft = self._place.with_name(f".{self._place.name}.draft.gguf")
         with self._watch.measure("bake"):
-            self.baked = bake(
+            self.baked, self._draft = bake_draft(
                 self._file,
-                draft,
+                place,
                 edits,
                 rounding=self._rounding,
                 probes=self._probes,
@@ -510,10 +516,9 @@ class HardeningSession:
                 metadata=self._metadata(edits),
                 min_delivered=self.options.min_delivered if self.options.rounding == "grid" else None,
                 promotion=self.options.promotion,
-                compare=Requantize() if self.options.compare_rounding else None,
+                compare=Requantize(self._importance) if self.options.compare_rounding else None,
                 progress=self.progress,
             )
-        self._draft = output_places(self._file, draft)
         return self.baked
 
     def _scaled_edits(self) -> list[RankOneEdit]:
@@ -522,24 +527,29 @@ class HardeningSession:
 
     def measure_after(self) -> Behaviour | None:
         """The written file on the reporting prompts, and against the exact edit on the choosing ones."""
-        if not self._draft or self.before is None or self.chosen is None:
+        if self._draft is None or self.before is None or self.chosen is None:
             return None
-        with ChildEngine(self._draft[0], self.options.engine) as engine:
-            with self._watch.measure("evaluate after"):
-                self.after = measure_behaviour(
-                    engine,
-                    self._prompts.reporting,
-                    self._judge,
-                    max_tokens=self.options.max_tokens,
-                    reference=self.before.first_logprobs,
-                    progress=self.progress,
-                    title="Hardened file on the reporting prompts",
-                )
-            with self._watch.measure("compare with the exact edit"):
-                self.rounding_check = self._check_rounding(engine, self.chosen)
-            if self.options.stress:
-                with self._watch.measure("stress after"):
-                    self.stress_after = self._stress(engine, "Jailbreaks on the hardened file")
+        with open_engine(self._draft.model, self.options.engine) as engine:
+            self._hardened_engine = engine
+            try:
+                with self._watch.measure("evaluate after"):
+                    after = measure_behaviour(
+                        engine,
+                        self._prompts.reporting,
+                        self._judge,
+                        max_tokens=self.options.max_tokens,
+                        reference=self.before.first_logprobs,
+                        progress=self.progress,
+                        title="Hardened file on the reporting prompts",
+                    )
+                with self._watch.measure("compare with the exact edit"):
+                    self.rounding_check = self._check_rounding(engine, self.chosen)
+                if self.options.stress:
+                    with self._watch.measure("stress after"):
+                        self.stress_after = self._stress(engine, "Jailbreaks on the hardened file")
+            finally:
+                self._hardened_engine = None
+        self.after = after
         return self.after
 
     def _stress(self, engine: Engine, title: str) -> Stress:
@@ -566,22 +576,27 @@ class HardeningSession:
             kl = mean([float(v) for v in kl_divergence(exact.first_logprobs, file.first_logprobs)])
         return RoundingCheck(exact.refusal, file.refusal, exact.compliance, file.compliance, kl)
 
+    @property
+    def _max_kl(self) -> float | None:
+        return self.options.conditional.max_kl if self.options.method == "conditional" else None
+
     def verdict(self) -> schema.Verdict:
         """What came of it, from measured figures."""
         if self.found is None or self.before is None:
             raise ValueError("search and measure first")
         if self.after is None:
-            return nothing_to_choose(self.found.floor)
-        return diagnose(self.before, self.after, compare(self.before, self.after))
+            return nothing_to_choose(self.found.floor, self._max_kl)
+        changes = compare(self.before, self.after)
+        return diagnose(self.before, self.after, changes, self._prompts.names)
 
     def finish(self) -> schema.HardeningReport:
         """Give the draft its name if the verdict allows, and report."""
         assert self.before is not None and self.found is not None and self.directions is not None
         verdict = self.verdict()
         written: OutputFile | None = None
-        if self._draft and self._place is not None:
+        if self._draft is not None:
             if verdict.status == "hardened" or self.options.force:
-                written = self._written()
+                written = self._draft.output_file(self.progress)
                 if self.options.adapter is not None:
                     # At the chosen strength, so that llama.cpp's `--lora FILE` is the very edit.
                     write_adapter(
@@ -590,11 +605,8 @@ class HardeningSession:
                         architecture=self.inspection.architecture or "",
                         gains=adapter_gains(self._file, self.matrices),
                     )
-                places = output_places(self._file, self._place)
-                # The first part last: without it the others are no model.
-                for draft, place in reversed(list(zip(self._draft, places, strict=True))):
-                    draft.replace(place)
-                self._draft = []
+                self._draft.keep()
+                self._draft = None
             else:
                 self._drop_draft()
         return hardening_report(
@@ -606,6 +618,7 @@ class HardeningSession:
                 judge=self._judge.name,
                 max_tokens=self.options.max_tokens,
                 method=self.options.method,
+                max_kl=self._max_kl,
                 rounding=self._rounding.name,
                 directions=self.directions,
                 search=self.found,
@@ -628,48 +641,10 @@ class HardeningSession:
             )
         )
 
-    def _written(self) -> OutputFile:
-        assert self._place is not None
-        with GgufFile.open(self._draft[0]) as file:
-            sha256 = sha256_of_model(file, self.progress)
-        size = sum(draft.stat().st_size for draft in self._draft)
-        return OutputFile(file_name=output_places(self._file, self._place)[0].name, sha256=sha256, size=size)
-
     def _drop_draft(self) -> None:
-        for draft in self._draft:
-            draft.unlink(missing_ok=True)
-        self._draft = []
-
-    # --- inputs for the rounding -----------------------------------------------------------------------
-
-    def _unseen_inputs(self, names: tuple[str, ...]) -> tuple[dict[str, Float32], dict[str, Float32]]:
-        """Real inputs of every edited matrix from prompts that the edits were not fitted to: one half to
-        measure what arrived, the other to correct the rounding by."""
-        choosing = self._prompts.choosing
-        groups = [choosing.harmful.take(_PROBE_PROMPTS), choosing.harmless.take(_PROBE_PROMPTS)]
-        prompts = self.engine.encode([ask(text) for group in groups for text in group.texts])
-        with self.progress.stage("Reading inputs of write matrices", len(prompts)) as advance:
-            capture = self.engine.capture(prompts, TapRequest(inputs=names), advance=advance)
-        rows = {name: tapped.rows for name, tapped in capture.inputs.items() if tapped.rows is not None}
-        return {name: r[::2] for name, r in rows.items()}, {name: r[1::2] for name, r in rows.items()}
-
-    def _input_factors(self, edits: Sequence[RankOneEdit]) -> dict[str, InputFactor]:
-        """Second moments of every edited matrix's inputs at all positions, answers included."""
-        sets = self._prompts.calibration
-        groups = [sets.harmful, sets.harmless, *([sets.sounds_harmful] if sets.sounds_harmful else [])]
-        texts = [text for group in groups for text in group.take(_FACTOR_PROMPTS).texts]
-        prompts = self.engine.encode([ask(text) for text in texts])
-        pushes = {edit.tensor: edit.input for edit in edits}
-        request = TapRequest(inputs=tuple(pushes), positions=Positions.ALL, answer=_FACTOR_ANSWER, half=True)
-        factors: dict[str, InputFactor] = {}
-
-        def visit(name: int | str, tapped: Tapped) -> None:
-            assert isinstance(name, str) and tapped.rows is not None
-            factors[name] = input_factor(tapped.rows, _FACTOR_RANK, pushes[name])
-
-        with self.progress.stage("Reading inputs at all positions", len(prompts)) as advance:
-            self.engine.capture_each(prompts, request, visit, advance=advance)
-        return factors
+        if self._draft is not None:
+            self._draft.drop()
+            self._draft = None
 
     def _metadata(self, edits: Sequence[RankOneEdit]) -> dict[str, NewValue]:
         assert self.chosen is not None and self.directions is not None
@@ -682,25 +657,5 @@ class HardeningSession:
             "rosi.elicited": self.directions.elicitation is not None,
             "rosi.source.sha256": self.inspection.sha256 or "",
             "rosi.source.file": self.inspection.path.name,
-            "rosi.edited_tensors": [edit.tensor for edit in edits],
+            "rosi.edited_tensors": list(dict.fromkeys(edit.tensor for edit in edits)),
         }
-
-
-class _Stopwatch:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.stages: dict[str, float] = {}
-        self._start = time.perf_counter()
-
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.stages[stage] = self.stages.get(stage, 0.0) + time.perf_counter() - start
-
-    @property
-    def total(self) -> float:
-        return time.perf_counter() - self._start

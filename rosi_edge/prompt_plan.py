@@ -19,12 +19,25 @@ SIZES: Mapping[Part, Mapping[Kind, int]] = {
 
 
 @dataclass(frozen=True)
+class SetNames:
+    """What the three sets are called where people read it, in the plural."""
+
+    harmful: str = "harmful requests"
+    harmless: str = "harmless requests"
+    sounds_harmful: str = "benign requests that sound harmful"
+
+
+HARM = SetNames()
+
+
+@dataclass(frozen=True)
 class PromptPlan:
     """The three parts; they never share a prompt."""
 
     calibration: RequestSets
     choosing: RequestSets
     reporting: RequestSets
+    names: SetNames = HARM
 
 
 def plan_prompts(

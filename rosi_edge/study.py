@@ -106,7 +106,7 @@ def study_calibration(
             vectors.append(chosen.vector)
             handle = engine.load_edits(conditional_edits(file, candidates, keys, chosen.vector, setting))
             try:
-                scores.append(_at_equal_divergence(engine, scorer, handle, setting.strength))
+                scores.append(at_equal_divergence(engine, scorer, handle, setting.strength))
             finally:
                 engine.apply({})
                 engine.unload(handle)
@@ -130,9 +130,10 @@ def study_calibration(
     return CalibrationStudy(before.refused[0], before.refused[1], tuple(results))
 
 
-def _at_equal_divergence(
+def at_equal_divergence(
     engine: Engine, scorer: FirstTokenScorer, handle: int, strength: float
 ) -> FirstTokenScore:
+    """The score of held edits at the strength that costs about ``_KL``; they stay applied."""
     score = scorer.original
     for _ in range(3):
         engine.apply({handle: strength})

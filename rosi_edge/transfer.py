@@ -1,49 +1,111 @@
-"""Edits found on one form of a model, applied to its other files: harden once, bake every quantization.
+"""Edits found on one form of a model, baked into its other files: harden once, bake every quantization.
 
 What was found on the full-precision checkpoint (or on any one file) is a set of rank-one edits under GGUF
-names. They fit every file of the same model: a quantized file has the same matrices in the same order.
+names. They fit every file of the same model: a quantized file has the same matrices in the same order. Each
+file is rounded by its own activations and measured on its own, before and after.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from rosi_edge.bake import BakedTensor, bake
+from rosi_edge import __version__
+from rosi_edge.bake import BakedTensor
 from rosi_edge.bake_checkpoint import EDITS
-from rosi_edge.errors import ModelFileError, UnsupportedModelError
+from rosi_edge.declaration import read_declaration
+from rosi_edge.diagnosis import diagnose
+from rosi_edge.draft import Draft, bake_draft, checked_place
+from rosi_edge.errors import (
+    EngineCrashError,
+    ModelFileError,
+    OutputError,
+    RosiEdgeError,
+    UnsupportedModelError,
+)
+from rosi_edge.evaluation.behaviour import Behaviour, compare, measure_behaviour
+from rosi_edge.evaluation.verdicts import Judge
 from rosi_edge.injection.adapter import read_adapter
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.models.architectures import architecture_of, write_matrices
+from rosi_edge.models.checkpoint import Checkpoint
 from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.inspect import Inspection, inspect, require_hardenable
+from rosi_edge.models.open_weights import open_weights
 from rosi_edge.models.rewrite import NewValue
 from rosi_edge.models.weights import Weights
 from rosi_edge.progress import SILENT, Progress
+from rosi_edge.prompt_plan import PromptPlan
+from rosi_edge.quantization.grid_rounding import GridRounding
+from rosi_edge.quantization.imatrix import importance_for
+from rosi_edge.quantization.promotion import AUTO, Promotion
 from rosi_edge.quantization.rounding import Requantize, Rounding
-from rosi_edge.runtime.engine import Engine, EngineOptions, ask
+from rosi_edge.report import schema
+from rosi_edge.report.facts import ModelFacts
+from rosi_edge.report.from_behaviour import figures, report_changes
+from rosi_edge.report.from_hardening import edited_tensors
+from rosi_edge.rounding_inputs import input_factors, unseen_inputs
+from rosi_edge.runtime.engine import EngineOptions
 from rosi_edge.runtime.open_engine import open_engine
-from rosi_edge.runtime.taps import Capture, TapRequest
+from rosi_edge.stopwatch import Stopwatch
 
 Float32 = npt.NDArray[np.float32]
-
-RoundingFor = Callable[[Engine, GgufFile, Sequence[RankOneEdit]], Rounding]
-"""Makes the rounding of one file; it may read activations of that file first."""
 
 
 @dataclass(frozen=True)
 class FoundEdits:
-    """Edits at their full strength, and the architecture of the model they were found on."""
+    """Edits at their full strength, the architecture of the model they were found on, and the SHA-256 of the
+    edits (not of the file that holds them)."""
 
     architecture: str
     edits: tuple[RankOneEdit, ...]
 
+    @property
+    def sha256(self) -> str:
+        digest = hashlib.sha256()
+        for edit in self.edits:
+            digest.update(edit.matrix.encode() + b"\0")
+            digest.update(np.ascontiguousarray(edit.output, dtype="<f4").tobytes())
+            digest.update(np.ascontiguousarray(edit.input, dtype="<f4").tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model to bake the edits into, what the user called it, and where to."""
+
+    reference: str
+    model: Path
+    output: Path
+
+
+@dataclass(frozen=True)
+class TransferOptions:
+    """How to bake and measure.
+
+    Attributes:
+        evaluate: measure every file before and after, and keep only what was hardened.
+        force: keep a file whatever its verdict, and take files that have been hardened before.
+    """
+
+    rounding: Literal["requantize", "grid"] = "grid"
+    min_delivered: float = 0.95
+    promotion: Promotion = AUTO
+    imatrix: Path | None = None
+    evaluate: bool = True
+    max_tokens: int = 24
+    force: bool = False
+    engine: EngineOptions = field(default_factory=EngineOptions)
+
 
 def edits_from(path: Path) -> FoundEdits:
-    """The edits of a hardened checkpoint folder, or of an adapter file that ``harden --adapter`` wrote.
+    """The edits of a hardened file or checkpoint folder, or of an adapter that ``--adapter`` wrote.
 
     Raises:
         ModelFileError: there are none, or they are damaged.
@@ -51,12 +113,20 @@ def edits_from(path: Path) -> FoundEdits:
     place = path / EDITS if path.is_dir() else path
     if not place.is_file():
         raise ModelFileError(
-            f"{place} does not exist", "Give a folder that `rosi-edge harden` wrote, or an adapter file"
+            f"{place} does not exist",
+            "Give a file or folder that `rosi-edge harden` wrote, or an adapter that --adapter wrote",
         )
     with GgufFile.open(place) as file:
-        edits = tuple(read_adapter(file))
+        if file.text("general.type") == "adapter":
+            edits = tuple(read_adapter(file))
+        else:
+            declared = read_declaration(file)
+            edits = declared.edits if declared is not None else ()
         if not edits:
-            raise ModelFileError(f"{place} holds no edits")
+            raise ModelFileError(
+                f"{place.name} holds no edits",
+                "Give a file or folder that `rosi-edge harden` wrote, or an adapter that --adapter wrote",
+            )
         return FoundEdits(file.text("general.architecture") or "", edits)
 
 
@@ -83,47 +153,192 @@ def require_fit(weights: Weights, found: FoundEdits) -> None:
             )
 
 
-def transfer(
-    model: Path,
-    output: Path,
-    found: FoundEdits,
-    prompts: Sequence[str],
-    *,
-    rounding: RoundingFor | None = None,
-    metadata: Mapping[str, NewValue] | None = None,
-    options: EngineOptions | None = None,
-    progress: Progress = SILENT,
-) -> list[BakedTensor]:
-    """Bake the edits into one GGUF file.
+def check_targets(targets: Sequence[Target], found: FoundEdits | None, options: TransferOptions) -> None:
+    """Refuse what can be refused before the first long step.
 
     Args:
-        prompts: requests whose activations measure what arrived (``BakedTensor.delivered``).
-        rounding: by default the changed rows are quantized again.
+        found: None where the edits are still to be found.
+
+    Raises:
+        RosiEdgeError: a model cannot be hardened or is another one, or nothing can be written to a place.
+    """
+    places: dict[Path, Path] = {}
+    for target in targets:
+        place = checked_place(target.model, target.output)
+        if place in places or any(place == other.model.resolve() for other in targets):
+            raise OutputError(f"{target.output} is named twice", "Give every model an output of its own")
+        places[place] = target.output
+        with open_weights(target.model) as weights:
+            _open_to_hardening(weights, options)
+            if found is not None:
+                require_fit(weights, found)
+
+
+def _open_to_hardening(weights: GgufFile | Checkpoint, options: TransferOptions) -> None:
+    matrices = require_hardenable(weights)
+    if inspect(weights).hardened and not options.force:
+        raise UnsupportedModelError(
+            f"{weights.path.name} has been hardened before", "Harden the original file, or add --force"
+        )
+    if options.imatrix is not None:
+        importance_for(options.imatrix, matrices)
+
+
+def _importance(weights: GgufFile | Checkpoint, options: TransferOptions) -> Mapping[str, Float32]:
+    if options.imatrix is None:
+        return {}
+    return importance_for(options.imatrix, write_matrices(weights))
+
+
+def transfer_all(
+    targets: Sequence[Target],
+    found: FoundEdits,
+    prompts: PromptPlan,
+    judge: Judge,
+    options: TransferOptions,
+    progress: Progress = SILENT,
+) -> tuple[schema.TransferredFile, ...]:
+    """Bake the edits into every target. What goes wrong with one is said in its place, and the others go on.
+
+    Raises:
+        RosiEdgeError: whatever ``check_targets`` finds, before anything is written.
+    """
+    check_targets(targets, found, options)
+    done = []
+    for target in targets:
+        try:
+            done.append(transfer(target, found, prompts, judge, options, progress))
+        except EngineCrashError:
+            raise
+        except RosiEdgeError as error:
+            done.append(schema.TransferredFile(reference=target.reference, problem=str(error)))
+    return tuple(done)
+
+
+def transfer(
+    target: Target,
+    found: FoundEdits,
+    prompts: PromptPlan,
+    judge: Judge,
+    options: TransferOptions,
+    progress: Progress = SILENT,
+) -> schema.TransferredFile:
+    """Bake the edits into one file, rounded by its own activations.
+
+    The output is there afterwards exactly if the result has an ``output``.
 
     Raises:
         UnsupportedModelError: the edits are those of another model.
+        UndeliveredError: a tensor cannot hold its edit.
         RosiEdgeError: whatever is wrong with the model or the place of the output.
     """
-    with GgufFile.open(model) as file:
-        require_fit(file, found)
-        with open_engine(model, options) as engine:
-            tokens = engine.encode([ask(prompt) for prompt in prompts])
-            names = tuple(dict.fromkeys(edit.tensor for edit in found.edits))
-            with progress.stage("Reading activations", len(tokens)) as advance:
-                capture = engine.capture(tokens, TapRequest(inputs=names), advance=advance)
-            chosen = rounding(engine, file, found.edits) if rounding is not None else Requantize()
-        return bake(
-            file,
-            output,
-            found.edits,
-            rounding=chosen,
-            probes={edit.matrix: _rows(capture, edit.matrix) for edit in found.edits},
-            metadata=metadata or {},
-            progress=progress,
-        )
+    watch = Stopwatch()
+    progress.note(f"{target.reference} → {target.output}")
+    with open_weights(target.model) as weights:
+        _open_to_hardening(weights, options)
+        require_fit(weights, found)
+        place = checked_place(target.model, target.output)
+        with watch.measure("read"):
+            inspection = inspect(weights, with_sha256=True, progress=progress)
+        before: Behaviour | None = None
+        with open_engine(target.model, options.engine) as engine:
+            if options.evaluate:
+                with watch.measure("evaluate before"):
+                    before = measure_behaviour(
+                        engine,
+                        prompts.reporting,
+                        judge,
+                        max_tokens=options.max_tokens,
+                        keep_logprobs=True,
+                        progress=progress,
+                        title=f"{weights.path.name} on the reporting prompts",
+                    )
+            with watch.measure("probe"):
+                names = [edit.tensor for edit in found.edits]
+                probes, aims = unseen_inputs(engine, prompts.choosing, names, progress)
+                rounding: Rounding
+                if options.rounding == "grid":
+                    rounding = GridRounding(input_factors(engine, prompts.calibration, found.edits, progress))
+                else:
+                    rounding = Requantize(_importance(weights, options))
+        with watch.measure("bake"):
+            baked, draft = bake_draft(
+                weights,
+                place,
+                found.edits,
+                rounding=rounding,
+                probes=probes,
+                aims=aims,
+                metadata=_metadata(inspection, found, options),
+                min_delivered=options.min_delivered if options.rounding == "grid" else None,
+                promotion=options.promotion,
+                progress=progress,
+            )
+        try:
+            return _measured(
+                target, inspection, weights, baked, draft, before, prompts, judge, options, watch, progress
+            )
+        finally:
+            draft.drop()
 
 
-def _rows(capture: Capture, name: str) -> Float32:
-    rows = capture.inputs[name].rows
-    assert rows is not None
-    return rows
+def _measured(
+    target: Target,
+    inspection: Inspection,
+    weights: GgufFile | Checkpoint,
+    baked: Sequence[BakedTensor],
+    draft: Draft,
+    before: Behaviour | None,
+    prompts: PromptPlan,
+    judge: Judge,
+    options: TransferOptions,
+    watch: Stopwatch,
+    progress: Progress,
+) -> schema.TransferredFile:
+    """Ask the written file, and keep it if the verdict allows."""
+    after = verdict = changes = output = None
+    if before is not None:
+        with open_engine(draft.model, options.engine) as engine, watch.measure("evaluate after"):
+            after = measure_behaviour(
+                engine,
+                prompts.reporting,
+                judge,
+                max_tokens=options.max_tokens,
+                reference=before.first_logprobs,
+                progress=progress,
+                title=f"{target.output.name} on the reporting prompts",
+            )
+        changes = compare(before, after)
+        verdict = diagnose(before, after, changes)
+    if verdict is None or verdict.status == "hardened" or options.force:
+        output = draft.output_file(progress)
+        draft.keep()
+    tensors = edited_tensors(write_matrices(weights), baked)
+    return schema.TransferredFile(
+        reference=target.reference,
+        model=ModelFacts.of(inspection, target.reference),
+        output=output,
+        verdict=verdict,
+        before=figures(before) if before else None,
+        after=figures(after) if after else None,
+        changes=report_changes(changes) if changes else None,
+        rounding=options.rounding,
+        delivered=float(np.mean([tensor.delivered for tensor in tensors])),
+        tensors=tensors,
+        timing=schema.Timing(
+            stages={stage: round(seconds, 2) for stage, seconds in watch.stages.items()},
+            total=round(watch.total, 2),
+        ),
+    )
+
+
+def _metadata(inspection: Inspection, found: FoundEdits, options: TransferOptions) -> Mapping[str, NewValue]:
+    return {
+        "rosi.version": __version__,
+        "rosi.method": "transferred",
+        "rosi.rounding": options.rounding,
+        "rosi.edits.sha256": found.sha256,
+        "rosi.source.sha256": inspection.sha256 or "",
+        "rosi.source.file": inspection.path.name,
+        "rosi.edited_tensors": list(dict.fromkeys(edit.tensor for edit in found.edits)),
+    }

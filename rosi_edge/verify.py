@@ -29,7 +29,8 @@ from pydantic import BaseModel, ConfigDict
 from rosi_edge.declaration import Declaration, DeclaredTensor, read_declaration, sha256_of_bytes
 from rosi_edge.errors import RosiEdgeError
 from rosi_edge.injection.adapter import read_adapter
-from rosi_edge.injection.edits import RankOneEdit
+from rosi_edge.injection.edits import RankOneEdit, by_matrix
+from rosi_edge.models.checkpoint import Checkpoint
 from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile, TensorInfo, align, printable
 from rosi_edge.models.inspect import OWN_PREFIX
@@ -59,6 +60,9 @@ _LEAST_ALONG, _MOST_ALONG = 0.1, 1.5
 """The change's share along the edit. Rounding that follows inputs brings the whole push on these inputs with
 changes that need not be along the edit everywhere: 0.4 and more was measured on real tensors."""
 _DEVIATIONS = 6.0
+
+_Edits = tuple[tuple[RankOneEdit, ...], float]
+"""The edits of one matrix, and how much of them was asked for."""
 
 
 class TensorCheck(BaseModel):
@@ -118,7 +122,7 @@ def verify(
     Raises:
         ModelFileError: the file or the adapter does not exist or may not be read, or the adapter is none. A
             hardened file that is damaged is no error but a finding.
-        UnsupportedModelError: the adapter's rank is more than one.
+        UnsupportedModelError: the adapter's rank is more than edits may have.
     """
     given = None
     if adapter is not None:
@@ -229,20 +233,9 @@ class _Verifier:
         return declared
 
     def _compare_with_adapter(self, declared: Sequence[RankOneEdit], given: Sequence[RankOneEdit]) -> None:
-        """An adapter may be written for another scale than the weights, so lengths are left out."""
-        theirs = {edit.matrix: edit for edit in given}
-        wanted = {edit.matrix for edit in declared if edit.output.any() and edit.input.any()}
-        if odd := sorted(
-            wanted ^ {key for key, edit in theirs.items() if edit.output.any() and edit.input.any()}
-        ):
-            self.fail("adapter", f"only one of the file and the adapter edits {odd[0]}")
-            return
-        for edit in declared:
-            if edit.matrix in wanted:
-                other = theirs[edit.matrix]
-                along = _cosine(edit.output, other.output) * _cosine(edit.input, other.input)
-                if not along > 1 - 1e-5:
-                    self.fail("adapter", f"the adapter's edit of {edit.matrix} is another than the file's")
+        problem = same_edits(declared, given)
+        if problem is not None:
+            self.fail("adapter", problem)
         self._passed("adapter")
 
     # --- everything but the edited tensors -------------------------------------------------------------
@@ -360,14 +353,15 @@ class _Verifier:
     # --- the edited tensors ----------------------------------------------------------------------------
 
     def _check_edited(self, file: GgufFile, declaration: Declaration) -> None:
-        edits: dict[str, dict[int, tuple[RankOneEdit, float]]] = {}
+        edits: dict[str, dict[int, _Edits]] = {}
         for edit, aim in zip(declaration.edits, declaration.aims, strict=True):
             tensor = self._base.tensors[edit.tensor]
             fits = len(tensor.shape) == (2 if edit.expert is None else 3)
             if not fits or tensor.shape[-2:] != (len(edit.output), len(edit.input)):
                 self.fail("edit", f"the edit of {edit.matrix} does not fit its shape {tensor.shape}")
                 return
-            edits.setdefault(edit.tensor, {})[edit.expert or 0] = (edit, aim)
+            its, _ = edits.setdefault(edit.tensor, {}).get(edit.expert or 0, ((), aim))
+            edits[edit.tensor][edit.expert or 0] = ((*its, edit), aim)
         if declaration.rounding == "requantize":
             self._notes.append("the edited tensors were quantized again, so their scales moved as well")
         with self._progress.stage("Checking edited tensors", len(declaration.tensors)) as advance:
@@ -386,13 +380,13 @@ class _Verifier:
             self.fail("hashes", f"{declared.name} of the base is not what the edit was made from")
         self._passed("hashes")
 
-    def _check_tensor(
-        self, file: GgufFile, name: str, edits: Mapping[int, tuple[RankOneEdit, float]]
-    ) -> None:
+    def _check_tensor(self, file: GgufFile, name: str, edits: Mapping[int, _Edits]) -> None:
         tensor, mine = self._base.tensors[name], file.tensors[name]
         rows, columns = tensor.shape[-2:]
         for number in range(tensor.elements // (rows * columns)):
-            found = _Matrix(self._base, file, tensor, mine, number, edits.get(number), self._rounding or "")
+            found = EditedMatrix(
+                self._base, file, tensor, mine, number, edits.get(number), self._rounding or ""
+            )
             if number not in edits:
                 if found.differs():
                     self.fail("edit", f"{name}[{number}] differs, though no edit of it is declared")
@@ -403,26 +397,23 @@ class _Verifier:
                 self.fail("edit", f"{check.name} {problem}")
 
 
-class _Matrix:
+class EditedMatrix:
     """One edited matrix, read a few rows at a time."""
 
     def __init__(
         self,
-        base: GgufFile,
-        file: GgufFile,
+        base: GgufFile | Checkpoint,
+        file: GgufFile | Checkpoint,
         old: TensorInfo,
         new: TensorInfo,
         number: int,
-        edit: tuple[RankOneEdit, float] | None,
+        edits: _Edits | None,
         rounding: str,
     ) -> None:
         self._base, self._file = base, file
         self._old, self._new = old, new
         self._number = number
-        self._edit: RankOneEdit | None = None
-        self._aim = 1.0
-        if edit is not None:
-            self._edit, self._aim = edit
+        self._edits, self._aim = edits or ((), 1.0)
         self._requantized = rounding == "requantize"
         self._promoted = old.type != new.type
         self._rows, self._columns = old.shape[-2:]
@@ -458,7 +449,7 @@ class _Matrix:
             yield part, pair[0], pair[1]
 
     def check(self) -> TensorCheck:
-        assert self._edit is not None
+        assert self._edits
         for part, old, new in self._parts():
             with np.errstate(all="ignore"):
                 self._look(part, old, new)
@@ -480,7 +471,7 @@ class _Matrix:
         if self._largest is not None and not self._requantized and not self._largest <= _FURTHEST:
             self._problems.append(f"holds a weight that is {self._largest:.1f} steps from the declared edit")
         return TensorCheck(
-            name=self._edit.matrix,
+            name=self._edits[0].matrix,
             type=self._new.type.name,
             base_type=self._old.type.name,
             passed=not self._problems,
@@ -494,10 +485,11 @@ class _Matrix:
         )
 
     def _look(self, part: slice, old: Bytes, new: Bytes) -> None:
-        assert self._edit is not None
         before = dequantize_rows(old, self._columns, self._old.type)
         after = dequantize_rows(new, self._columns, self._new.type)
-        wanted = np.outer(self._edit.output[part], self._edit.input)
+        wanted = np.zeros_like(before)
+        for edit in self._edits:
+            wanted += np.outer(edit.output[part], edit.input)
         if self._requantized and not self._promoted and self._quantized_again(new, before + wanted):
             # The very bytes that quantizing again gives: there is nothing left to ask.
             self._changed += int(np.count_nonzero(before != after))
@@ -576,6 +568,25 @@ def _float_steps(blocks: FloatGrid, grid: Grid, old: Bytes, columns: int) -> Flo
     return np.asarray(4 * np.spacing(np.abs(grid.offset)) + np.float32(1e-12), dtype=np.float32)
 
 
+def same_edits(declared: Sequence[RankOneEdit], given: Sequence[RankOneEdit]) -> str | None:
+    """What tells a file's edits from an adapter's; None for nothing. An adapter may be written for another
+    scale than the weights, so lengths are left out."""
+    mine, theirs = (
+        by_matrix([edit for edit in edits if edit.output.any() and edit.input.any()])
+        for edits in (declared, given)
+    )
+    if odd := sorted(set(mine) ^ set(theirs)):
+        return f"only one of the file and the adapter edits {odd[0]}"
+    for name, edits in mine.items():
+        others = theirs[name]
+        if len(edits) != len(others) or not all(
+            _cosine(edit.output, other.output) * _cosine(edit.input, other.input) > 1 - 1e-5
+            for edit, other in zip(edits, others, strict=True)
+        ):
+            return f"the adapter's edit of {name} is another than the file's"
+    return None
+
+
 def _own(key: str) -> bool:
     return key.startswith(OWN_PREFIX)
 
@@ -583,8 +594,10 @@ def _own(key: str) -> bool:
 def _cosine(one: Float32, other: Float32) -> float:
     if one.shape != other.shape:
         return 0.0
-    lengths = float(np.linalg.norm(one)) * float(np.linalg.norm(other))
-    return float(one @ other) / lengths if lengths else 0.0
+    # The squares of the largest numbers of single precision are none of them.
+    one64, other64 = one.astype(np.float64), other.astype(np.float64)
+    lengths = float(np.linalg.norm(one64)) * float(np.linalg.norm(other64))
+    return float(one64 @ other64) / lengths if lengths else 0.0
 
 
 def _first_difference(

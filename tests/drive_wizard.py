@@ -14,8 +14,10 @@ from rosi_edge_tui.memory import Memory
 from rosi_edge_tui.steps import Step
 from textual.pilot import Pilot
 
-PATIENCE = 240.0
-"""Seconds; a machine with much else to do is slow, not wrong."""
+PATIENCE = 120.0
+"""Seconds after which something is taken not to come: a machine with much else to do is slow, not wrong."""
+
+_BORDERS = str.maketrans("┃█", "  ")
 
 Play = Callable[["Driver"], Awaitable[None]]
 
@@ -46,6 +48,10 @@ class Driver:
         """Wait until a step is shown and nothing works."""
         await self.until(lambda: self.wizard.here is step and self.wizard.jobs.current is None)
 
+    async def done(self, step: Step) -> None:
+        """Wait until a step is done and nothing works."""
+        await self.until(lambda: step in self.wizard.done and self.wizard.jobs.current is None)
+
     async def to(self, step: Step) -> None:
         """From the start to a step, by Enter alone."""
         await self.at(Step.MODEL)
@@ -56,14 +62,12 @@ class Driver:
                 return
             if here is not Step.CHECKUP:
                 await self.press("enter")
-                await self.until(lambda here=here: here in self.wizard.done)
-                await self.idle()
+                await self.done(here)
             await self.press("enter")
             await self.at(Step(here + 1))
         if step > Step.TRY:
             await self.press("enter")
-            await self.until(lambda: Step.TRY in self.wizard.done)
-            await self.idle()
+            await self.done(Step.TRY)
             await self.press("enter")
             await self.at(Step.BAKE)
         if step > Step.BAKE:
@@ -75,9 +79,13 @@ class Driver:
         strips = self.wizard.screen._compositor.render_strips()
         return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in strips)
 
+    def text(self) -> str:
+        """The words on the screen, however lines are folded, without the border of a box in between."""
+        return " ".join(self.screen().translate(_BORDERS).split())
+
     def shows(self, *words: str) -> bool:
-        """Whether all of this is on the screen, however lines are folded."""
-        text = " ".join(self.screen().split())
+        """Whether all of this is on the screen."""
+        text = self.text()
         return all(word in text for word in words)
 
 

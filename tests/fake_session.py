@@ -15,11 +15,14 @@ from rosi_edge.evaluation.behaviour import Behaviour, Judged, RequestSets
 from rosi_edge.evaluation.verdicts import Verdict
 from rosi_edge.events import Events, Tried
 from rosi_edge.hardening import HardenOptions
+from rosi_edge.models.atomic import checked_target
 from rosi_edge.models.inspect import Inspection, TypeShare, WriteMatrixSummary
+from rosi_edge.models.rewrite import refuse_same_file
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.prompt_plan import PromptPlan
 from rosi_edge.prompts import Prompt, PromptSet
 from rosi_edge.report import schema
+from rosi_edge.report.write import check_folder
 from rosi_edge.runtime.engine import Generation
 from rosi_edge.search import FrontierPoint, SearchResult
 
@@ -210,7 +213,9 @@ class FakeSession:
     def check_target(self, output: Path) -> Path:
         if error := self.library.fails.pop("check_target", None):
             raise error
-        return output.absolute()
+        place = checked_target(output)
+        refuse_same_file(self.path, place)
+        return place
 
     def measure_before(self) -> Behaviour:
         self._step("measure_before", "Original model on the reporting prompts", 120)
@@ -300,6 +305,7 @@ class FakeLibrary:
 
     def check_report_folder(self, folder: Path) -> None:
         self._maybe_fail("check_report_folder")
+        check_folder(folder)
 
     def write_report(self, report: schema.HardeningReport, folder: Path) -> None:
         self._maybe_fail("write_report")

@@ -19,7 +19,7 @@ from tiny_gguf import write_tiny_llama
 from rosi_edge import bake as bake_module
 from rosi_edge.bake import BakedTensor, UndeliveredError, bake
 from rosi_edge.errors import OutputError, RosiEdgeError, UnsupportedModelError
-from rosi_edge.injection.edits import RankOneEdit
+from rosi_edge.injection.edits import MOST_DIRECTIONS, RankOneEdit
 from rosi_edge.models.architectures import write_matrices
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.quantization.grid_rounding import GridRounding, input_factor
@@ -449,7 +449,7 @@ def test_edits_that_do_not_fit_are_a_mistake(tmp_path: Path) -> None:
     with GgufFile.open(baking.model(tmp_path / "model.gguf", T.Q4_0)) as file:
         good = baking.edits(file)[0]
         for edits in (
-            [good, good],
+            [good] * (MOST_DIRECTIONS + 1),
             [RankOneEdit("no.such", good.output, good.input)],
             [RankOneEdit(good.tensor, good.output[1:], good.input)],
             [RankOneEdit(good.tensor, good.output, good.input, expert=0)],

@@ -19,6 +19,7 @@ from rosi_edge.conditional_search import (
     layer_candidates,
     search_conditional,
 )
+from rosi_edge.errors import RosiEdgeError
 from rosi_edge.evaluation.behaviour import RequestSets
 from rosi_edge.evaluation.judges.keyword import KeywordJudge
 from rosi_edge.events import Events, Tried
@@ -145,6 +146,15 @@ def test_processes_share_one_study(model: Path, tmp_path: Path) -> None:
     assert settings(result)
     (study,) = optuna.get_all_study_summaries(storage)
     assert study.n_trials == before
+
+
+def test_a_place_that_cannot_hold_the_search(model: Path, tmp_path: Path) -> None:
+    occupied = tmp_path / "file"
+    occupied.write_text("no folder")
+    with pytest.raises(RosiEdgeError, match="cannot keep what it tries"):
+        run(model, replace(OPTIONS, folder=occupied / "searches"))
+    with pytest.raises(RosiEdgeError, match="--storage cannot be used"):
+        run(model, replace(OPTIONS, storage=f"sqlite:///{occupied / 'search.db'}"))
 
 
 if __name__ == "__main__":

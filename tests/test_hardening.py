@@ -22,11 +22,15 @@ from rosi_edge.evaluation.behaviour import RequestSets
 from rosi_edge.evaluation.verdicts import Verdict
 from rosi_edge.events import Events, Tried
 from rosi_edge.hardening import HardeningSession, HardenOptions, harden
+from rosi_edge.injection.adapter import read_adapter
+from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.prompt_plan import PromptPlan
+from rosi_edge.quantization.codec import dequantize_rows, quantize
 from rosi_edge.report.schema import HardeningReport
 from rosi_edge.runtime.engine import EngineOptions, ask
 from rosi_edge.runtime.llama_engine import LlamaEngine
 from rosi_edge.search import SearchOptions
+from rosi_edge.verify import verify
 
 
 class Changed:
@@ -333,3 +337,50 @@ def test_a_session_answers_with_and_without_the_edit(source: Path, tmp_path: Pat
             session.answer("harmful reporting 4", pieces.append, max_tokens=8)
             answers.append("".join(pieces))
     assert answers[0] == answers[2] != answers[1]
+
+
+def test_requantized_with_an_importance_matrix(tmp_path: Path) -> None:
+    """The file's bytes are ggml's for the declared edit under these importances, and it verifies."""
+    source = write_tiny_llama(tmp_path / "source.gguf", layers=3, types=gguf.GGMLQuantizationType.Q4_0)
+    names = [f"blk.{block}.{short}.weight" for block in range(3) for short in ("attn_output", "ffn_down")]
+    random = np.random.default_rng(0)
+    importance: dict[str, np.ndarray] = {}
+    writer = gguf.GGUFWriter(tmp_path / "importance.gguf", "none")
+    writer.add_type("imatrix")
+    for name in names:
+        columns = 64 if "attn" in name else 128
+        importance[name] = np.exp(2 * random.standard_normal(columns)).astype(np.float32)
+        writer.add_tensor(f"{name}.in_sum2", importance[name][None])
+        writer.add_tensor(f"{name}.counts", np.ones((1, 1), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    target, adapter = tmp_path / "out.gguf", tmp_path / "adapter.gguf"
+    options = replace(OPTIONS, imatrix=tmp_path / "importance.gguf", adapter=adapter, force=True)
+    harden(source, target, plan(), Changed(), options)
+    with GgufFile.open(source) as base, GgufFile.open(target) as file, GgufFile.open(adapter) as lora:
+        edits = read_adapter(lora)
+        assert sorted(edit.tensor for edit in edits) == sorted(names)
+        plain = 0
+        for edit in edits:
+            kind, columns = base.tensors[edit.tensor].type, len(edit.input)
+            rows = base.read_tensor(edit.tensor).reshape(len(edit.output), -1)
+            wanted = dequantize_rows(rows, columns, kind) + edit.delta(1.0)
+            new = file.read_tensor(edit.tensor)
+            np.testing.assert_array_equal(new, quantize(wanted, kind, importance[edit.tensor]))
+            plain += int(np.array_equal(new, quantize(wanted, kind)))
+        assert plain == 0
+        assert verify(target, base).passed
+    with pytest.raises(UnsupportedModelError, match="says nothing"):
+        other = write_tiny_llama(tmp_path / "other.gguf", architecture="mamba")
+        HardeningSession(other, plan(), Changed(), options)
+
+
+def test_what_a_killed_run_left_is_cleared_away(source: Path, tmp_path: Path) -> None:
+    """A draft that was whole but not yet judged, and half of one."""
+    (tmp_path / ".out.gguf.draft.gguf").write_bytes(b"whole")
+    (tmp_path / "..out.gguf.draft.gguf.99999999-0badcafe.partial").write_bytes(b"ha")
+    report = harden(source, tmp_path / "out.gguf", plan(), Changed(), OPTIONS)
+    assert report.output is not None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models", "out.gguf"]

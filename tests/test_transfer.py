@@ -2,93 +2,183 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import replace
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
+from command import assert_refused, rosi_edge, write_requests
 from gguf import GGMLQuantizationType
-from models.test_checkpoint import folder
+from test_hardening import Changed, Unmoved, plan
 from tiny_gguf import write_tiny_llama
 
-from rosi_edge.bake_checkpoint import EDITS, bake_checkpoint
-from rosi_edge.errors import ModelFileError, UnsupportedModelError
+from rosi_edge.errors import ModelFileError, OutputError, UnsupportedModelError
 from rosi_edge.injection.adapter import write_adapter
 from rosi_edge.injection.edits import RankOneEdit
-from rosi_edge.models.checkpoint import Checkpoint
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.quantization.codec import dequantize
+from rosi_edge.quantization.promotion import NEVER
 from rosi_edge.runtime.engine import EngineOptions
-from rosi_edge.transfer import edits_from, require_fit, transfer
+from rosi_edge.transfer import FoundEdits, Target, TransferOptions, edits_from, transfer, transfer_all
+from rosi_edge.verify import verify
 
-OPTIONS = EngineOptions(threads=1, context_size=512)
-PROMPTS = ("What floats?", "Name a tree.", "Why?", "Say it again.")
+OPTIONS = TransferOptions(engine=EngineOptions(threads=1, context_size=1024), max_tokens=8)
 NAMES = ("blk.0.attn_output.weight", "blk.1.ffn_down.weight")
+T = GGMLQuantizationType
 
 
-def edits(columns: tuple[int, int] = (256, 256)) -> list[RankOneEdit]:
+def edits(columns: tuple[int, int] = (256, 256), size: float = 0.3) -> list[RankOneEdit]:
     random = np.random.default_rng(0)
     return [
         RankOneEdit(
             name,
             random.standard_normal(256).astype(np.float32),
-            0.3 * random.standard_normal(width).astype(np.float32),
+            size * random.standard_normal(width).astype(np.float32) / 16,
         )
         for name, width in zip(NAMES, columns, strict=True)
     ]
 
 
-def test_one_adapter_into_several_quantizations(tmp_path: Path) -> None:
-    write_adapter(tmp_path / "edits.gguf", edits(), architecture="llama")
-    found = edits_from(tmp_path / "edits.gguf")
-    for kind, least in (
-        (GGMLQuantizationType.F16, 0.99),
-        (GGMLQuantizationType.Q8_0, 0.98),
-        (GGMLQuantizationType.Q4_K, 0.8),
-    ):
-        model = write_tiny_llama(
-            tmp_path / f"{kind.name}.gguf", hidden=256, feed_forward=256, heads=8, types=kind
-        )
-        output = tmp_path / f"{kind.name}-hard.gguf"
-        baked = transfer(model, output, found, PROMPTS, options=OPTIONS)
-        assert [one.name for one in baked] == list(NAMES)
-        assert all(one.type == kind.name for one in baked)
-        with GgufFile.open(model) as old, GgufFile.open(output) as new:
-            for edit, one in zip(found.edits, baked, strict=True):
+def model(folder: Path, kind: T, feed_forward: int = 256) -> Path:
+    return write_tiny_llama(
+        folder / f"{kind.name}.gguf", hidden=256, feed_forward=feed_forward, heads=8, types=kind
+    )
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> FoundEdits:
+    write_adapter(tmp_path / "edits.gguf", edits(size=0.4), architecture="llama")
+    return edits_from(tmp_path / "edits.gguf")
+
+
+@pytest.mark.parametrize("rounding", ["grid", "requantize"])
+def test_one_adapter_into_several_quantizations(tmp_path: Path, found: FoundEdits, rounding: str) -> None:
+    kinds = (T.F16, T.Q8_0, T.Q4_K, T.Q6_K, T.Q5_0)
+    targets = [
+        Target(kind.name, model(tmp_path, kind), tmp_path / f"{kind.name}-hard.gguf") for kind in kinds
+    ]
+    before = {target.model: target.model.read_bytes() for target in targets}
+    options = replace(OPTIONS, rounding=rounding)  # type: ignore[arg-type]
+    files = transfer_all(targets, found, plan(), Changed(), options)
+    assert [file.reference for file in files] == [kind.name for kind in kinds]
+    for target, file, kind in zip(targets, files, kinds, strict=True):
+        assert target.model.read_bytes() == before[target.model]
+        assert file.problem is None
+        assert file.verdict is not None
+        assert file.verdict.status == "hardened", file.verdict
+        assert file.before is not None and file.before.harmful_refusal_rate is not None
+        assert file.after is not None and file.after.harmful_refusal_rate is not None
+        assert file.before.harmful_refusal_rate.value == 0
+        assert file.after.harmful_refusal_rate.value > 0.5
+        assert [tensor.name for tensor in file.tensors] == list(NAMES)
+        assert file.output is not None
+        assert file.output.sha256 == hashlib.sha256(target.output.read_bytes()).hexdigest()
+        with GgufFile.open(target.model) as old, GgufFile.open(target.output) as new:
+            assert new.text("rosi.edits.sha256") == found.sha256
+            for edit, tensor in zip(found.edits, file.tensors, strict=True):
+                assert tensor.type == kind.name
                 moved = (dequantize(new, edit.tensor) - dequantize(old, edit.tensor)).astype(np.float64)
                 wanted = edit.delta(1.0)
-                assert (moved * wanted).sum() / (wanted**2).sum() > least
-                assert one.delivered > least
-            assert {
-                name
-                for name in old.tensors
-                if old.tensor_bytes(name).tobytes() != new.tensor_bytes(name).tobytes()
-            } == set(NAMES)
+                assert (moved * wanted).sum() / (wanted**2).sum() > 0.4
+                assert tensor.delivered > (0.95 if rounding == "grid" else 0.7)
+            assert verify(target.output, old).passed
+        # The file declares the very edits, so it is a source itself.
+        assert edits_from(target.output).sha256 == found.sha256
+    assert len(list(tmp_path.iterdir())) == 2 * len(kinds) + 1, "something was left behind"
 
 
-def test_edits_of_a_hardened_checkpoint(tmp_path: Path) -> None:
-    edit = RankOneEdit("blk.0.ffn_down.weight", np.ones(4, dtype=np.float32), np.arange(6, dtype=np.float32))
-    with Checkpoint.open(folder(tmp_path / "old")) as source:
-        bake_checkpoint(source, tmp_path / "new", [edit])
-        found = edits_from(tmp_path / "new")
-        assert found.architecture == "qwen2"
-        np.testing.assert_array_equal(found.edits[0].delta(1.0), edit.delta(1.0))
-        require_fit(source, found)
+def test_a_file_that_is_not_hardened_is_not_kept(tmp_path: Path, found: FoundEdits) -> None:
+    target = Target("tiny", model(tmp_path, T.Q8_0), tmp_path / "out.gguf")
+    file = transfer(target, found, plan(), Unmoved(), OPTIONS)
+    assert file.verdict is not None
+    assert file.verdict.status != "hardened"
+    assert file.output is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["Q8_0.gguf", "edits.gguf"]
+    file = transfer(target, found, plan(), Unmoved(), replace(OPTIONS, force=True))
+    assert file.output is not None
+    assert target.output.is_file()
+    # Without a measurement there is no verdict, and the file is written.
+    target.output.unlink()
+    file = transfer(target, found, plan(), Unmoved(), replace(OPTIONS, evaluate=False))
+    assert (file.verdict, file.before, file.after) == (None, None, None)
+    assert target.output.is_file()
+
+
+def test_one_that_cannot_hold_the_edit_does_not_stop_the_others(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "small.gguf", edits(size=1e-5), architecture="llama")
+    found = edits_from(tmp_path / "small.gguf")
+    options = replace(OPTIONS, rounding="grid", promotion=NEVER, evaluate=False, min_delivered=0.95)
+    targets = [
+        Target("coarse", model(tmp_path, T.Q2_K), tmp_path / "coarse-out.gguf"),
+        Target("exact", model(tmp_path, T.F32), tmp_path / "exact-out.gguf"),
+    ]
+    coarse, exact = transfer_all(targets, found, plan(), Changed(), options)
+    assert coarse.problem is not None and "delivers only" in coarse.problem
+    assert (coarse.output, coarse.tensors) == (None, ())
+    assert exact.output is not None and exact.output.file_name == "exact-out.gguf"
+    assert not (tmp_path / "coarse-out.gguf").exists()
 
 
 def test_edits_of_another_model_are_refused(tmp_path: Path) -> None:
-    model = write_tiny_llama(tmp_path / "m.gguf", hidden=256, feed_forward=128, heads=8)
+    target = Target("m", model(tmp_path, T.F32, feed_forward=128), tmp_path / "out.gguf")
     write_adapter(tmp_path / "wide.gguf", edits(), architecture="llama")
-    with pytest.raises(UnsupportedModelError, match=r"which m\.gguf does not have"):
-        transfer(model, tmp_path / "out.gguf", edits_from(tmp_path / "wide.gguf"), PROMPTS, options=OPTIONS)
+    with pytest.raises(UnsupportedModelError, match=r"which F32\.gguf does not have"):
+        transfer_all([target], edits_from(tmp_path / "wide.gguf"), plan(), Changed(), OPTIONS)
     write_adapter(tmp_path / "qwen.gguf", edits((256, 128)), architecture="qwen2")
-    with pytest.raises(UnsupportedModelError, match=r"qwen2 model, and m\.gguf is llama"):
-        transfer(model, tmp_path / "out.gguf", edits_from(tmp_path / "qwen.gguf"), PROMPTS, options=OPTIONS)
+    with pytest.raises(UnsupportedModelError, match=r"qwen2 model, and F32\.gguf is llama"):
+        transfer_all([target], edits_from(tmp_path / "qwen.gguf"), plan(), Changed(), OPTIONS)
     assert not (tmp_path / "out.gguf").exists()
 
 
+def test_places_that_cannot_be(tmp_path: Path, found: FoundEdits) -> None:
+    one, two = model(tmp_path, T.F32), model(tmp_path, T.F16)
+    out = tmp_path / "out.gguf"
+    for targets in (
+        [Target("a", one, out), Target("b", two, out)],
+        [Target("a", one, two), Target("b", two, out)],
+        [Target("a", one, one)],
+    ):
+        with pytest.raises(OutputError):
+            transfer_all(targets, found, plan(), Changed(), OPTIONS)
+    assert not out.exists()
+
+
 def test_what_holds_no_edits(tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match=f"{EDITS} does not exist"):
+    with pytest.raises(ModelFileError, match="does not exist"):
         edits_from(tmp_path)
     write_adapter(tmp_path / "empty.gguf", [], architecture="llama")
     with pytest.raises(ModelFileError, match="holds no edits"):
         edits_from(tmp_path / "empty.gguf")
+    with pytest.raises(ModelFileError, match="holds no edits"):
+        edits_from(model(tmp_path, T.F32))
+
+
+def test_the_command(tmp_path: Path) -> None:
+    flags = [*write_requests(tmp_path), "-t", "1", "-c", "1024"]
+    one, two = model(tmp_path, T.Q8_0), model(tmp_path, T.Q4_K)
+    write_adapter(tmp_path / "edits.gguf", edits(size=0.4), architecture="llama")
+    start = ["harden", one, "--from", tmp_path / "edits.gguf", "-o", "one-out.gguf"]
+    also = ["--also", two, "two-out.gguf"]
+    result = rosi_edge(tmp_path, *start, *also, "--no-evaluation", "--json", *flags)
+    assert result.code == 0, result.error
+    report = json.loads(result.out)
+    assert [file["output"]["file_name"] for file in report["files"]] == ["one-out.gguf", "two-out.gguf"]
+    assert all(file["verdict"] is None and file["delivered"] > 0.9 for file in report["files"])
+    tensors = {tensor.name for tensor in gguf.GGUFReader(tmp_path / "two-out.gguf").tensors}
+    assert set(NAMES) <= tensors
+    assert rosi_edge(tmp_path, "verify", "two-out.gguf", "--base", two).code == 0
+
+    # Noise of random weights is neither a refusal nor an answer: measured, it is a finding, and not kept.
+    (tmp_path / "one-out.gguf").unlink()
+    result = rosi_edge(tmp_path, *start, *flags)
+    assert result.code == 1, result
+    assert "not written" in result.out
+    assert not (tmp_path / "one-out.gguf").exists()
+
+    assert_refused(rosi_edge(tmp_path, *start, "--alpha", "0.5", *flags), "--alpha belongs to a search")
+    assert_refused(rosi_edge(tmp_path, *start, "--from", "nothing.gguf", *flags), "nothing.gguf")
+    plain = ["harden", one, "-o", "one-out.gguf", "--no-evaluation", *flags]
+    assert_refused(rosi_edge(tmp_path, *plain), "--no-evaluation")

@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
-from textual.widgets import ContentSwitcher, Footer
+from textual.widgets import ContentSwitcher
 
 from .choices import FOR_CALIBRATION, FOR_SEARCH, PROMPTS, Choices
 from .jobs import Activity, Clock, Jobs, Outcome
@@ -34,6 +35,7 @@ from .screens.help import HelpScreen
 from .screens.question import Question
 from .session import Library, Session
 from .steps import Step
+from .widgets.key_line import KeyLine
 from .widgets.step_bar import StepBar
 
 if TYPE_CHECKING:
@@ -107,7 +109,7 @@ class Wizard(App[str | None]):
         yield self._bar
         with self._switcher:
             yield from self._panes.values()
-        yield Footer(compact=True)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         self.set_interval(1 / _LOOKS, self._look)
@@ -450,6 +452,7 @@ class Wizard(App[str | None]):
         self.jobs.close()
         if self.session is not None:
             self.session.close()
+        self.peek.close()
         self.memory.close()
 
 
@@ -459,6 +462,10 @@ def _identity(step: Step) -> str:
 
 def run(model: str) -> tuple[str | None, int]:
     """Run the wizard in this terminal: the path of the file that was written, and an exit code."""
+    # Python's keeper of shared resources hands on standard error when it starts, and while the wizard has the
+    # terminal there is none to hand on. Without the keeper no model can be started.
+    if os.name == "posix":
+        resource_tracker.ensure_running()
     wizard = Wizard(model)
     try:
         written = wizard.run()

@@ -29,8 +29,8 @@ BASIC = (
 PROMPTS = ("harmful", "harmless", "sounds_harmful", "elicit")
 RUNTIME = ("threads", "context_size", "batch_size", "gpu_layers", "template", "seed")
 
-FOR_CALIBRATION = frozenset({"method", *PROMPTS, *RUNTIME})
-"""Options on which the calibration depends, and all after it."""
+FOR_CALIBRATION = frozenset({"method", *PROMPTS, "template", "seed"})
+"""Options on which the calibration depends, and all after it. How the model is run is not among them."""
 FOR_SEARCH = frozenset({"layer", "alpha", "min_compliance", "max_kl", "trials", "time_limit"})
 """Options on which the search depends, and all after it. The rest of them matter from the baking on."""
 

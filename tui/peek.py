@@ -23,7 +23,7 @@ class Peek:
 
     def __init__(self, inspect: Callable[[Path], Inspection]) -> None:
         self._inspect = inspect
-        self._asked: queue.LifoQueue[Path] = queue.LifoQueue()
+        self._asked: queue.LifoQueue[Path | None] = queue.LifoQueue()
         self._seen: set[Path] = set()
         self._thread: threading.Thread | None = None
         self.known: dict[Path, str] = {}
@@ -38,9 +38,12 @@ class Peek:
                 self._thread.start()
         return self.known.get(path, "")
 
+    def close(self) -> None:
+        """Look at nothing more."""
+        self._asked.put(None)
+
     def _run(self) -> None:
-        while True:
-            path = self._asked.get()
+        while (path := self._asked.get()) is not None:
             try:
                 if not path.exists():
                     self.known[path] = "is gone"

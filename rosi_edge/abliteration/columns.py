@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from rosi_edge.errors import ModelFileError, UnsupportedModelError
 from rosi_edge.models.architectures import WriteMatrix
-from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.weights import Weights
 from rosi_edge.quantization.codec import dequantize_bytes, quantize
 from rosi_edge.quantization.grid import grid_of
 
@@ -38,7 +38,7 @@ class ColumnSample:
     noise: Float64 | None
 
 
-def sample_columns(file: GgufFile, matrix: WriteMatrix, most: int) -> ColumnSample:
+def sample_columns(file: Weights, matrix: WriteMatrix, most: int) -> ColumnSample:
     """At most ``most`` columns of a write matrix (at least one block's width), evenly over its input.
 
     For stacked experts the columns come from up to eight of them. Which columns is fixed by the shape, so a
@@ -77,7 +77,7 @@ def _evenly(count: int, most: int) -> npt.NDArray[np.intp]:
 
 
 def _read_blocks(
-    file: GgufFile,
+    file: Weights,
     name: str,
     start: int,
     rows: int,

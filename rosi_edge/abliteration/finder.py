@@ -21,7 +21,7 @@ from rosi_edge.abliteration.confidence import confidence
 from rosi_edge.abliteration.spectrum import Bottom, bottom
 from rosi_edge.abliteration.windows import SlidingWindows, Window
 from rosi_edge.models.architectures import WriteMatrix
-from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.weights import Weights
 from rosi_edge.progress import SILENT, Advance, Progress
 from rosi_edge.quantization.codec import dequantize
 
@@ -92,7 +92,7 @@ class Holes:
 
 
 def find_holes(
-    file: GgufFile,
+    file: Weights,
     matrices: Sequence[WriteMatrix],
     *,
     least_confidence: float = LEAST_CONFIDENCE,
@@ -183,7 +183,7 @@ def _groups(blocks: list[list[WriteMatrix]], hidden: int, most: int) -> list[lis
 
 
 def _sum_group(
-    file: GgufFile,
+    file: Weights,
     group: Sequence[WriteMatrix],
     spaces: Sequence[Space],
     most: int,
@@ -218,7 +218,7 @@ def _scaled(gram: Float32, scale: Float64) -> Float32:
     return made
 
 
-def _gain(file: GgufFile, matrix: WriteMatrix) -> Float64 | None:
+def _gain(file: Weights, matrix: WriteMatrix) -> Float64 | None:
     if matrix.post_norm is None:
         return None
     return dequantize(file, matrix.post_norm).reshape(-1).astype(np.float64)
@@ -317,7 +317,7 @@ def _explains(wide: Hole, narrow: Hole) -> bool:
 
 
 def _exact_layers(
-    file: GgufFile, matrices: Sequence[WriteMatrix], holes: list[Hole], most: int, advance: Advance
+    file: Weights, matrices: Sequence[WriteMatrix], holes: list[Hole], most: int, advance: Advance
 ) -> list[Hole]:
     """For each hole the layers whose own energy along it is low, by a second look at the columns."""
     if not holes:

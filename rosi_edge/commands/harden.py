@@ -20,7 +20,15 @@ from rosi_edge.commands.options import (
     engine_options,
     runtime_flags,
 )
-from rosi_edge.commands.output import FINDING, estimate_text, progress_bar, show_figures
+from rosi_edge.commands.output import FINDING, HARM_LABELS, estimate_text, progress_bar, show_figures
+from rosi_edge.commands.quantizations import (
+    exit_code,
+    refuse_search_options,
+    show_files,
+    targets_of,
+    transfer_options,
+    transfer_report,
+)
 from rosi_edge.errors import RosiEdgeError
 
 if TYPE_CHECKING:
@@ -45,7 +53,14 @@ class Duration(click.ParamType[float]):
 
 @click.command()
 @click.argument("model")
-@click.option("-o", "--output", type=PATH, required=True, help="The hardened GGUF to write.")
+@click.option("-o", "--output", type=PATH, required=True,
+              help="The hardened file to write; of a checkpoint folder, a folder.")  # fmt: skip
+@click.option("--from", "source", type=PATH, metavar="SOURCE",
+              help="Search nothing: take the edit of a hardened file, folder or adapter.")  # fmt: skip
+@click.option("--also", type=(str, PATH), multiple=True, metavar="MODEL OUT",
+              help="Bake the same edit into another file of the model; may be given again.")  # fmt: skip
+@click.option("--no-evaluation", is_flag=True,
+              help="Do not measure what only gets the edit (--from, --also) before and after.")  # fmt: skip
 @click.option("--method", type=click.Choice(["rosi", "conditional"]), default="conditional",
               show_default=True, help="The input side of the edit: the paper's row mean, or fitted to answer "
                                       "to harmful requests only.")  # fmt: skip
@@ -68,6 +83,8 @@ class Duration(click.ParamType[float]):
               help="Do not look for the paper's method at the same constraints (conditional).")  # fmt: skip
 @click.option("--rounding", type=click.Choice(["requantize", "grid"]), default="grid",
               show_default=True, help="How the edit is put into quantized blocks.")  # fmt: skip
+@click.option("--imatrix", type=PATH,
+              help="Importance matrix (llama-imatrix) of MODEL, for requantization.")  # fmt: skip
 @click.option("--min-delivered", type=click.FloatRange(0, 1), default=0.95, show_default=True,
               help="Share of its edit that every tensor must hold (grid).")  # fmt: skip
 @click.option("--promote", default="auto", metavar="auto|never|TYPE", show_default=True,
@@ -79,6 +96,9 @@ class Duration(click.ParamType[float]):
 @click.option("--harmful", type=PATH, help="Harmful requests, split into parts by the tool.")
 @click.option("--harmless", type=PATH, help="Harmless requests, likewise.")
 @click.option("--sounds-harmful", type=PATH, help="Benign requests that sound harmful, likewise.")
+@click.option("--attribute", metavar="NAME|FOLDER",
+              help="Make the model decline something else than harm: unknowable (questions that nobody can "
+                   "answer), or a folder with attribute.toml.")  # fmt: skip
 @elicit_option
 @click.option("--adapter", type=PATH, help="Also write the exact edit as a LoRA adapter (GGUF).")
 @click.option("--report", "report_folder", type=PATH, help="Folder for the report and its pictures.")
@@ -93,6 +113,9 @@ class Duration(click.ParamType[float]):
 def harden(
     model: str,
     output: Path,
+    source: Path | None,
+    also: tuple[tuple[str, Path], ...],
+    no_evaluation: bool,
     method: Literal["rosi", "conditional"],
     layer: float | None,
     alpha: float | None,
@@ -103,6 +126,7 @@ def harden(
     storage: str | None,
     no_paper: bool,
     rounding: Literal["requantize", "grid"],
+    imatrix: Path | None,
     min_delivered: float,
     promote: str,
     compare_rounding: bool,
@@ -110,6 +134,7 @@ def harden(
     harmful: Path | None,
     harmless: Path | None,
     sounds_harmful: Path | None,
+    attribute: str | None,
     elicit: str | None,
     adapter: Path | None,
     report_folder: Path | None,
@@ -120,26 +145,41 @@ def harden(
 ) -> None:
     """Harden MODEL into a new file, of the same types and size where they hold the edit, and prove what it
     did."""
+    from rosi_edge.attribute import prompts_and_judge
     from rosi_edge.conditional_search import ConditionalOptions
-    from rosi_edge.evaluation.judges.keyword import KeywordJudge
     from rosi_edge.hardening import HardenOptions
     from rosi_edge.hardening import harden as run
     from rosi_edge.models.atomic import checked_target
     from rosi_edge.models.sources import cache_folder, resolve
-    from rosi_edge.prompt_plan import plan_prompts
     from rosi_edge.prompts import Kind
     from rosi_edge.quantization.promotion import promotion_of
     from rosi_edge.report.write import check_folder, write_report
     from rosi_edge.search import SearchOptions
+    from rosi_edge.transfer import Target, check_targets, edits_from, transfer_all
 
     # Everything that can be refused is refused before the first long step.
     promotion = promotion_of(promote)
+    if imatrix is not None and rounding == "grid" and not compare_rounding:
+        raise RosiEdgeError(
+            "--imatrix is for requantization, and grid rounding does not quantize again",
+            "Add --rounding requantize, or --compare-rounding to compare with it, or leave --imatrix out",
+        )
     if storage is not None:
         _check_storage(storage)
-    prompts = plan_prompts(
-        {Kind.HARMFUL: harmful, Kind.HARMLESS: harmless, Kind.SOUNDS_HARMFUL: sounds_harmful}, seed=seed
+    prompts, judge, about = prompts_and_judge(
+        attribute,
+        {Kind.HARMFUL: harmful, Kind.HARMLESS: harmless, Kind.SOUNDS_HARMFUL: sounds_harmful},
+        seed=seed,
     )
-    checked_target(output)
+    if no_evaluation and source is None and not also:
+        raise RosiEdgeError(
+            "--no-evaluation is for files that get an edit that was found on another",
+            "Add --from or --also, or leave it out",
+        )
+    if source is not None:
+        refuse_search_options()
+    if not Path(model).is_dir():
+        checked_target(output)
     if adapter is not None:
         checked_target(adapter)
     if report_folder is not None:
@@ -147,7 +187,9 @@ def harden(
     options = HardenOptions(
         rounding=rounding,
         method=method,
-        elicitation=elicitation_of(elicit),
+        elicitation=elicitation_of(elicit) if about is None or elicit is None else about.elicitation(elicit),
+        # Whether a safety prompt brings refusals out is a question of harm.
+        look=about is None,
         search=SearchOptions(
             min_compliance=min_compliance,
             layers=None if layer is None else (int(layer),),
@@ -166,6 +208,7 @@ def harden(
         ),
         min_delivered=min_delivered,
         promotion=promotion,
+        imatrix=imatrix,
         compare_rounding=compare_rounding,
         stress=stress,
         paper=not no_paper,
@@ -176,16 +219,42 @@ def harden(
         command=_command(storage),
         seed=seed,
     )
+    transfers = transfer_options(options, evaluate=not no_evaluation)
+    if source is not None:
+        with progress_bar() as progress:
+            found = edits_from(source)
+            targets = targets_of([(model, output), *also], progress)
+            files = transfer_all(targets, found, prompts, judge, transfers, progress)
+        if as_json:
+            click.echo(transfer_report(str(source), found, files, options, prompts).model_dump_json(indent=2))
+        else:
+            show_files(files, [target.output for target in targets])
+        if code := exit_code(files):
+            raise click.exceptions.Exit(code)
+        return
     with progress_bar() as progress:
-        report = run(resolve(model, progress), output, prompts, KeywordJudge(), options, progress)
+        path = resolve(model, progress)
+        others = targets_of(also, progress)
+        check_targets([Target(model, path, output), *others] if others else [], None, transfers)
+        report = run(path, output, prompts, judge, options, progress)
+        if others and report.output is not None:
+            files = transfer_all(others, edits_from(output), prompts, judge, transfers, progress)
+            report = report.model_copy(update={"also": files})
+        if about is not None:
+            report = report.model_copy(update={"findings": (about.sentence, *report.findings)})
         if report_folder is not None:
             write_report(report, report_folder)
     if as_json:
         click.echo(report.model_dump_json(indent=2))
     else:
-        _show(report, output, report_folder)
+        _show(report, output, report_folder, HARM_LABELS if about is None else about.labels)
+        show_files(report.also, [other.output for other in others][: len(report.also)])
+        if others and not report.also:
+            click.echo("also      nothing: there is no edit to bake into the other files")
     if report.verdict.status != "hardened":
         raise click.exceptions.Exit(FINDING)
+    if code := exit_code(report.also):
+        raise click.exceptions.Exit(code)
 
 
 def _command(storage: str | None) -> str:
@@ -215,12 +284,14 @@ def _check_storage(url: str) -> None:
         ) from error
 
 
-def _show(report: HardeningReport, output: Path, report_folder: Path | None) -> None:
+def _show(
+    report: HardeningReport, output: Path, report_folder: Path | None, labels: tuple[str, str, str]
+) -> None:
     from rosi_edge.report.arrival import promotion_words, rounding_words
     from rosi_edge.report.experiments import halving_words
     from rosi_edge.report.layers import direction_taken
 
-    show_figures(report.before, report.after, report.changes, names=("before", "after"))
+    show_figures(report.before, report.after, report.changes, names=("before", "after"), labels=labels)
     for finding in report.findings:
         click.echo(f"finding   {finding}")
     click.echo(f"verdict   {report.verdict.status}: {report.verdict.reason}")

@@ -50,6 +50,8 @@ def runtime_flags(command: Command) -> Command:
                      help="Context size that all prompts of a batch share."),
         click.option("-ngl", "gpu_layers", type=int, default=0, show_default=True,
                      help="Layers to offload to the GPU (CUDA builds of llama-cpp-python)."),
+        click.option("--rpc", metavar="HOST:PORT,…", default=None,
+                     help="llama.cpp RPC servers that compute as well (builds with RPC)."),
         click.option("--template", type=PATH, help="A chat template (Jinja) instead of the file's own."),
     ):  # fmt: skip
         command = option(command)
@@ -57,7 +59,12 @@ def runtime_flags(command: Command) -> Command:
 
 
 def engine_options(
-    threads: int | None, batch_size: int, context_size: int, gpu_layers: int, template: Path | None
+    threads: int | None,
+    batch_size: int,
+    context_size: int,
+    gpu_layers: int,
+    template: Path | None,
+    rpc: str | None = None,
 ) -> Any:
     from rosi_edge.runtime.engine import EngineOptions
 
@@ -67,6 +74,7 @@ def engine_options(
         batch_size=batch_size,
         threads=threads,
         template=read_text(template) if template else None,
+        rpc=tuple(server.strip() for server in rpc.split(",")) if rpc is not None else (),
     )
 
 

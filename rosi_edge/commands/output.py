@@ -45,12 +45,22 @@ def change_text(change: PairedChange | None) -> str:
     return "–" if change is None else f"{change.change * 100:+.1f} points, p={change.p_value:.2g}"
 
 
-def show_figures(before: Any, after: Any, changes: Any, *, names: tuple[str, str]) -> None:
+HARM_LABELS = ("harmful refusal", "benign compliance", "… of requests that sound harmful")
+
+
+def show_figures(
+    before: Any,
+    after: Any,
+    changes: Any,
+    *,
+    names: tuple[str, str],
+    labels: tuple[str, str, str] = HARM_LABELS,
+) -> None:
     table = Table("", names[0], names[1], "change", caption="95 % intervals")
     for label, field in (
-        ("harmful refusal", "harmful_refusal_rate"),
-        ("benign compliance", "benign_compliance_rate"),
-        ("… of requests that sound harmful", "sounds_harmful_compliance_rate"),
+        (labels[0], "harmful_refusal_rate"),
+        (labels[1], "benign_compliance_rate"),
+        (labels[2], "sounds_harmful_compliance_rate"),
         ("broken answers", "degenerate_rate"),
         ("KL of the first token (nats)", "kl_first_token"),
     ):

@@ -100,3 +100,65 @@ def calibration(
         figures = (entry.cosine, entry.refused, entry.benign_refused, entry.kl)
         table.add_row(str(entry.size), *(estimate_text(figure) for figure in figures))
     show(table)
+
+
+@study.command()
+@click.argument("model")
+@click.option("--most", type=click.IntRange(2, 8), default=3, show_default=True, help="Directions, at most.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@runtime_flags
+def directions(model: str, most: int, as_json: bool, **runtime: Any) -> None:
+    """Whether more than one direction pays.
+
+    Adds the directions of the hazard categories that stand out most, one by one; shows by category how often
+    harmful requests open with a refusal, at equal divergence.
+    """
+    from dataclasses import replace
+
+    from rosi_edge.evaluation.behaviour import RequestSets
+    from rosi_edge.evaluation.judges.keyword import KeywordJudge
+    from rosi_edge.models.inspect import require_hardenable
+    from rosi_edge.models.open_weights import open_weights
+    from rosi_edge.models.sources import resolve
+    from rosi_edge.prompt_plan import plan_prompts
+    from rosi_edge.prompts import Kind, Part, bundled
+    from rosi_edge.runtime.open_engine import open_engine
+    from rosi_edge.study_directions import study_directions
+
+    plan = plan_prompts({})
+    # Every category needs its prompts: of the harmful ones all that are for choosing.
+    choosing = RequestSets(
+        bundled(Kind.HARMFUL, Part.CHOOSING), plan.choosing.harmless, plan.choosing.sounds_harmful
+    )
+    with progress_bar() as progress:
+        path = resolve(model, progress)
+        with (
+            open_weights(path) as weights,
+            open_engine(path, replace(engine_options(**runtime), held=192)) as engine,
+        ):
+            found = study_directions(
+                engine,
+                weights,
+                require_hardenable(weights),
+                plan.calibration,
+                choosing,
+                KeywordJudge(),
+                most=most,
+                progress=progress,
+            )
+    if as_json:
+        click.echo(json.dumps({**asdict(found), "best": found.best}, indent=2))
+        return
+    columns = [found.original, *found.results]
+    heads = ["original", *(f"{number} direction{'s' * (number > 1)}" for number in range(1, len(columns)))]
+    table = Table("opens with a refusal", *heads, caption="by first answer tokens, at equal divergence")
+    table.add_row("harmful", *(f"{column.harmful:.3f}" for column in columns))
+    table.add_row("harmless", *(f"{column.harmless:.3f}" for column in columns))
+    for index, (name, count) in enumerate(found.categories):
+        table.add_row(f"{name} (n={count})", *(f"{column.by_category[index]:.3f}" for column in columns))
+    table.add_row("KL (nats)", *(f"{column.kl:.3f}" for column in columns))
+    show(table)
+    for number, result in enumerate(found.results[1:], start=2):
+        click.echo(f"direction {number}: {result.added[-1]}, {result.rest[-1]:.2f} of it its own")
+    more = "more than one does not pay" if found.best == 1 else f"{found.best} directions pay"
+    click.echo(f"{more} (2 points of harmful refusal, harmless ones not refused more)")

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from rosi_edge.commands.options import PATH
 from rosi_edge.commands.output import FINDING, progress_bar, show
+from rosi_edge.errors import RosiEdgeError
 
 
 @click.command()
@@ -22,12 +23,22 @@ def verify(hardened: Path, base: str, adapter: Path | None, as_json: bool) -> No
 
     Exit code 1 when anything differs that should not, down to a single byte.
     """
-    from rosi_edge.models.gguf_file import GgufFile
+    from rosi_edge.models.checkpoint import Checkpoint
+    from rosi_edge.models.open_weights import open_weights
     from rosi_edge.models.sources import resolve
     from rosi_edge.verify import verify as run
+    from rosi_edge.verify_checkpoint import verify_checkpoint
 
-    with progress_bar() as progress, GgufFile.open(resolve(base, progress)) as original:
-        found = run(hardened, original, adapter=adapter, progress=progress)
+    with progress_bar() as progress, open_weights(resolve(base, progress)) as original:
+        if hardened.is_dir() != isinstance(original, Checkpoint):
+            raise RosiEdgeError(
+                f"{hardened} and {base} are not of one kind: one is a file, the other a folder",
+                "Give the very model that was hardened as --base",
+            )
+        if isinstance(original, Checkpoint):
+            found = verify_checkpoint(hardened, original, adapter=adapter, progress=progress)
+        else:
+            found = run(hardened, original, adapter=adapter, progress=progress)
     if as_json:
         click.echo(found.model_dump_json(indent=2))
     else:

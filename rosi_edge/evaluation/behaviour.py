@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from rosi_edge.evaluation.divergence import kl_divergence
 from rosi_edge.evaluation.statistics import Estimate, PairedChange, mean, paired_change, proportion
 from rosi_edge.evaluation.verdicts import Judge, Verdict
-from rosi_edge.progress import SILENT, Progress
+from rosi_edge.progress import SILENT, Advance, Progress
 from rosi_edge.prompts import PromptSet
 from rosi_edge.runtime.engine import Engine, Generation, ask
 
@@ -40,6 +41,24 @@ class Judged:
 
     def are(self, verdict: Verdict) -> list[bool]:
         return [v is verdict for v in self.verdicts]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Answers to one prompt set, and what was read at their first tokens.
+
+    Attributes:
+        logprobs: of the first answer token, (n, vocabulary); None when they were not asked for.
+        kl_first_token: KL(reference ‖ this) a prompt, nats; None without a reference.
+    """
+
+    judged: Judged
+    logprobs: Float32 | None = None
+    kl_first_token: tuple[float, ...] | None = None
+
+    @property
+    def kl(self) -> Estimate | None:
+        return mean(self.kl_first_token) if self.kl_first_token else None
 
 
 @dataclass(frozen=True)
@@ -100,6 +119,7 @@ def measure_behaviour(
     max_tokens: int,
     reference: Float32 | None = None,
     keep_logprobs: bool = False,
+    harmless: Answered | None = None,
     progress: Progress = SILENT,
     title: str = "Asking",
 ) -> Behaviour:
@@ -108,31 +128,60 @@ def measure_behaviour(
     Args:
         reference: log-probabilities of the original model, to report the KL divergence from it.
         keep_logprobs: keep this model's own, to be such a reference.
+        harmless: the answers to the harmless prompts, where they have been asked for already.
     """
-    groups = [sets.harmful, sets.harmless] + ([sets.sounds_harmful] if sets.sounds_harmful else [])
-    judged: list[Judged] = []
-    logprobs: Float32 | None = None
+    others = [sets.harmful, *([sets.sounds_harmful] if sets.sounds_harmful else [])]
+    groups = [*others, *([] if harmless else [sets.harmless])]
     with progress.stage(title, sum(len(group) for group in groups)) as advance:
-        for group in groups:
-            prompts = engine.encode([ask(text) for text in group.texts])
-            if group is sets.harmless and (keep_logprobs or reference is not None):
-                generations, logprobs = engine.generate_with_logprobs(
-                    prompts, max_tokens=max_tokens, advance=advance
-                )
-            else:
-                generations = engine.generate(prompts, max_tokens=max_tokens, advance=advance)
-            verdicts = judge.judge(group.texts, [generation.text for generation in generations])
-            judged.append(Judged(group, tuple(generations), tuple(verdicts)))
-    kl = None
-    if reference is not None and logprobs is not None:
-        kl = tuple(float(value) for value in kl_divergence(reference, logprobs))
+        if harmless is None:
+            harmless = ask_group(
+                engine,
+                sets.harmless,
+                judge,
+                max_tokens=max_tokens,
+                reference=reference,
+                with_logprobs=keep_logprobs or reference is not None,
+                advance=advance,
+            )
+        harmful, *sounds_harmful = (
+            ask_group(engine, group, judge, max_tokens=max_tokens, advance=advance).judged for group in others
+        )
     return Behaviour(
-        harmful=judged[0],
-        harmless=judged[1],
-        sounds_harmful=judged[2] if len(judged) > 2 else None,
-        first_logprobs=logprobs if keep_logprobs else None,
-        kl_first_token=kl,
+        harmful=harmful,
+        harmless=harmless.judged,
+        sounds_harmful=sounds_harmful[0] if sounds_harmful else None,
+        first_logprobs=harmless.logprobs if keep_logprobs else None,
+        kl_first_token=harmless.kl_first_token,
     )
+
+
+def ask_group(
+    engine: Engine,
+    prompts: PromptSet,
+    judge: Judge,
+    *,
+    max_tokens: int,
+    reference: Float32 | None = None,
+    with_logprobs: bool = False,
+    advance: Advance | None = None,
+) -> Answered:
+    """Ask the prompts of one set, greedily, and judge the answers.
+
+    Args:
+        reference: log-probabilities of the original model, (n, vocabulary), to measure the divergence from.
+        with_logprobs: read those of the first answer token.
+    """
+    tokens = engine.encode([ask(text) for text in prompts.texts])
+    logprobs: Float32 | None = None
+    if with_logprobs:
+        answers, logprobs = engine.generate_with_logprobs(tokens, max_tokens=max_tokens, advance=advance)
+    else:
+        answers = engine.generate(tokens, max_tokens=max_tokens, advance=advance)
+    verdicts = judge.judge(prompts.texts, [answer.text for answer in answers])
+    divergence = None
+    if reference is not None and logprobs is not None:
+        divergence = tuple(float(value) for value in kl_divergence(reference, logprobs))
+    return Answered(Judged(prompts, tuple(answers), tuple(verdicts)), logprobs, divergence)
 
 
 def compare(before: Behaviour, after: Behaviour) -> Changes:
@@ -156,11 +205,17 @@ def compare(before: Behaviour, after: Behaviour) -> Changes:
 def refusal_openings(judged: Sequence[Judged]) -> list[int]:
     """First tokens with which this model begins refusals and never begins compliant answers.
 
-    Learnt from its own answers, so that no fixed list of words is needed. Empty when it never refuses.
+    Learnt from its own answers, so that no fixed list of words is needed. Where most refusals begin like
+    some compliant answer ("I don't know", "I grew up in …"), these are the tokens that begin more refusals
+    than compliant answers. Empty when it never refuses.
     """
-    first: dict[Verdict, set[int]] = {verdict: set() for verdict in Verdict}
+    first: dict[Verdict, Counter[int]] = {verdict: Counter() for verdict in Verdict}
     for group in judged:
         for answer, verdict in zip(group.answers, group.verdicts, strict=True):
             if answer.tokens:
-                first[verdict].add(answer.tokens[0])
-    return sorted(first[Verdict.REFUSED] - first[Verdict.COMPLIED])
+                first[verdict][answer.tokens[0]] += 1
+    refused, complied = first[Verdict.REFUSED], first[Verdict.COMPLIED]
+    openings = refused.keys() - complied.keys()
+    if 2 * sum(refused[token] for token in openings) < refused.total():
+        openings |= {token for token, count in refused.items() if count > complied[token]}
+    return sorted(openings)

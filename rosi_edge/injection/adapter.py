@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rosi_edge.errors import ModelFileError, UnsupportedModelError
-from rosi_edge.injection.edits import RankOneEdit
+from rosi_edge.injection.edits import MOST_DIRECTIONS, RankOneEdit, by_matrix
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.small_gguf import write_small_gguf
 from rosi_edge.quantization.codec import dequantize
@@ -25,10 +25,11 @@ def write_adapter(
     gains: Mapping[str, float] | None = None,
     experts: Mapping[str, int] | None = None,
 ) -> None:
-    """Write edits as a rank-one LoRA.
+    """Write edits as a LoRA of rank one, or of as many as one matrix has edits.
 
-    With ``adapter.lora.alpha`` 1 and rank 1, the scale that llama.cpp is given *is* the strength α
-    (``llama_adapter_lora_weight::get_scale``: scale · alpha / rank).
+    With ``adapter.lora.alpha`` equal to the rank, the scale that llama.cpp is given *is* the strength α
+    (``llama_adapter_lora_weight::get_scale``: scale · alpha / rank). Alpha is the whole file's, so matrices
+    with fewer edits are filled up with zeros.
 
     Args:
         gains: by what the output of a tensor's edit is multiplied, where an adapter's output does not pass
@@ -36,31 +37,37 @@ def write_adapter(
         experts: how many matrices each edited stack of experts holds; those without an edit get zeros.
     """
     tensors: dict[str, Float32] = {}
-    for edit in edits:
-        a, b = f"{edit.tensor}.lora_a", f"{edit.tensor}.lora_b"
-        output = edit.output * np.float32((gains or {}).get(edit.tensor, 1.0))
-        if edit.expert is None:
-            tensors[a], tensors[b] = edit.input[None, :], output[:, None]
+    matrices = by_matrix(edits)
+    rank = max((len(its) for its in matrices.values()), default=1)
+    for its in matrices.values():
+        tensor, expert = its[0].tensor, its[0].expert
+        rows = np.zeros((rank, len(its[0].input)), dtype=np.float32)
+        columns = np.zeros((len(its[0].output), rank), dtype=np.float32)
+        for number, edit in enumerate(its):
+            rows[number] = edit.input
+            columns[:, number] = edit.output * np.float32((gains or {}).get(tensor, 1.0))
+        a, b = f"{tensor}.lora_a", f"{tensor}.lora_b"
+        if expert is None:
+            tensors[a], tensors[b] = rows, columns
             continue
-        count = (experts or {})[edit.tensor]
-        for key, shape in ((a, (count, 1, len(edit.input))), (b, (count, len(output), 1))):
-            tensors.setdefault(key, np.zeros(shape, dtype=np.float32))
-        tensors[a][edit.expert, 0] = edit.input
-        tensors[b][edit.expert, :, 0] = output
+        count = (experts or {})[tensor]
+        for key, part in ((a, rows), (b, columns)):
+            tensors.setdefault(key, np.zeros((count, *part.shape), dtype=np.float32))[expert] = part
     write_small_gguf(
         path,
         architecture=architecture,
-        metadata={"general.type": "adapter", "adapter.type": "lora", "adapter.lora.alpha": 1.0},
+        metadata={"general.type": "adapter", "adapter.type": "lora", "adapter.lora.alpha": float(rank)},
         tensors=tensors,
     )
 
 
 def read_adapter(file: GgufFile) -> list[RankOneEdit]:
-    """The edits of a rank-one LoRA at strength one; experts without an edit are left out.
+    """The edits of a LoRA at strength one, one or more a matrix; what is all zeros is left out where there
+    is more than one.
 
     Raises:
         ModelFileError: it is no adapter, or its tensors do not belong together.
-        UnsupportedModelError: its rank is more than one.
+        UnsupportedModelError: its rank is more than ``MOST_DIRECTIONS``.
     """
     name = file.path.name
     if file.text("general.type") != "adapter" or file.text("adapter.type") != "lora":
@@ -75,15 +82,27 @@ def read_adapter(file: GgufFile) -> list[RankOneEdit]:
         if f"{tensor}.lora_b" not in file.tensors:
             raise ModelFileError(f"{name} holds {key} without its counterpart")
         a, b = _stack(file, key), _stack(file, f"{tensor}.lora_b")
-        if a.shape[1] != 1 or b.shape[2] != 1:
-            raise UnsupportedModelError(f"{name} holds an update of {tensor} of rank {a.shape[1]}, not one")
+        rank = a.shape[1]
+        if max(rank, b.shape[2]) > MOST_DIRECTIONS:
+            raise UnsupportedModelError(
+                f"{name} holds an update of {tensor} of rank {max(rank, b.shape[2])}; "
+                f"edits have {MOST_DIRECTIONS} at most"
+            )
+        if b.shape[2] != rank:
+            raise ModelFileError(f"{name} holds {tensor} in ranks that do not go together")
         if len(a) != len(b):
             raise ModelFileError(f"{name} holds a stack of {len(a)} and one of {len(b)} for {tensor}")
         stacked = len(file.tensors[key].shape) == 3
-        for number, (row, column) in enumerate(zip(a[:, 0], b[:, :, 0], strict=True)):
-            if not stacked or (row.any() and column.any()):
+        for number in range(len(a)):
+            for row, column in zip(a[number], b[number].T, strict=True):
+                if (stacked or rank > 1) and not (row.any() and column.any()):
+                    continue
                 try:
-                    edits.append(RankOneEdit(tensor, column, row * scale, number if stacked else None))
+                    # Numbers that are none are refused below, without a word of numpy's before it.
+                    with np.errstate(all="ignore"):
+                        row = row * (scale / np.float32(rank) if alpha else scale)
+                    column = np.ascontiguousarray(column)
+                    edits.append(RankOneEdit(tensor, column, row, number if stacked else None))
                 except ValueError:
                     raise ModelFileError(f"{name} holds numbers that are none, for {tensor}") from None
     return edits

@@ -1,13 +1,17 @@
-"""The one kind of change this tool makes to a model."""
+"""The one kind of change this tool makes to a model: edits of rank one, of which a matrix may get several."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 Float32 = npt.NDArray[np.float32]
+
+MOST_DIRECTIONS = 8
+"""Edits of one matrix, at most: more is no longer an edit but a training."""
 
 
 @dataclass(frozen=True)
@@ -44,3 +48,30 @@ class RankOneEdit:
     def delta(self, strength: float) -> Float32:
         """The change itself, (rows, columns)."""
         return np.outer(self.output, np.float32(strength) * self.input).astype(np.float32)
+
+
+def by_matrix(edits: Sequence[RankOneEdit]) -> dict[str, tuple[RankOneEdit, ...]]:
+    """Edits by ``RankOneEdit.matrix``, in the order in which the matrices first come."""
+    grouped: dict[str, tuple[RankOneEdit, ...]] = {}
+    for edit in edits:
+        grouped[edit.matrix] = (*grouped.get(edit.matrix, ()), edit)
+    return grouped
+
+
+def leading(edits: Sequence[RankOneEdit]) -> RankOneEdit:
+    """The rank-one part of the edits of one matrix that holds the most of their sum: its leading singular
+    vectors. Of a single edit, the edit."""
+    if len(edits) == 1:
+        return edits[0]
+    outputs = np.stack([edit.output for edit in edits], axis=1).astype(np.float64)
+    inputs = np.stack([edit.input for edit in edits]).astype(np.float64)
+    # The sum is outputs @ inputs; its singular vectors are those of a (k, k) matrix between two bases.
+    _, left = np.linalg.qr(outputs)
+    right_basis, right = np.linalg.qr(inputs.T)
+    _, _, turned = np.linalg.svd(left @ right.T)
+    vector = right_basis @ turned[0]
+    return replace(
+        edits[0],
+        output=(outputs @ (inputs @ vector)).astype(np.float32),
+        input=vector.astype(np.float32),
+    )

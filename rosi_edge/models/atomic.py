@@ -64,8 +64,7 @@ def atomic_writes(
 ) -> Iterator[list[BinaryIO]]:
     """The same for several files of one folder that belong together, such as the parts of a model.
 
-    All of them are flushed to the disk before the first is renamed, and the first of ``targets`` is renamed
-    last: whoever opens the set through it finds it whole.
+    All of them are flushed to the disk before the first is renamed, see :func:`put_in_place`.
     """
     places = [checked_target(target) for target in targets]
     for place in places:
@@ -83,8 +82,8 @@ def atomic_writes(
             for place in partials:
                 partials[place].stream.flush()
                 os.fsync(partials[place].stream.fileno())
-        for place in reversed(partials):
-            partials[place].path.replace(place)
+        place = places[0]
+        put_in_place([(partial.path, place) for place, partial in partials.items()])
     except BaseException as error:
         for partial in partials.values():
             with suppress(OSError):
@@ -93,6 +92,18 @@ def atomic_writes(
             raise problem from error
         raise
     _flush_folder(places[0].parent)
+
+
+def put_in_place(moves: Sequence[tuple[Path, Path]]) -> None:
+    """Rename whole files, of one folder and belonging together, onto their places.
+
+    An older set is made unusable first, by taking its first file away, and the new first file comes last: a
+    process that is killed in between never leaves a set that can be opened and is mixed of both.
+    """
+    if len(moves) > 1:
+        moves[0][1].unlink(missing_ok=True)
+    for path, place in reversed(moves):
+        path.replace(place)
 
 
 def _open_partial(place: Path, streams: ExitStack) -> _Partial:

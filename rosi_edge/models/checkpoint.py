@@ -30,6 +30,8 @@ Bytes = npt.NDArray[np.uint8]
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+OWN_FACTS = "rosi-edge.json"
+"""What was done to a hardened checkpoint: the ``rosi.*`` metadata of a hardened GGUF file, and hashes."""
 
 MAX_HEADER_BYTES = 100_000_000
 """What the safetensors library allows, too."""
@@ -179,6 +181,12 @@ class Checkpoint:
         stored = self.stored[self.names[name]]
         return np.ascontiguousarray(to_float32(raw, stored.dtype) + np.float32(1)).view(np.uint8)
 
+    def read_tensor(self, name: str, start: int = 0, size: int | None = None) -> Bytes:
+        """A copy of the stored bytes of the tensor with this GGUF name, from ``start`` on, ``size`` of them
+        or all that follow."""
+        raw = self.stored_bytes(self.names[name])
+        return raw[start : None if size is None else start + size].copy()
+
     def stored_bytes(self, name: str) -> Bytes:
         """A tensor's bytes by its name in the checkpoint: a read-only view."""
         tensor = self.stored[name]
@@ -241,6 +249,11 @@ class Checkpoint:
         template = _chat_template(self.path)
         if template is not None:
             found["tokenizer.chat_template"] = template
+        if (self.path / OWN_FACTS).is_file():
+            own = _json(self.path / OWN_FACTS).get("metadata")
+            if not isinstance(own, dict):
+                _damaged(self.path / OWN_FACTS, "it has no metadata")
+            found |= {key: value for key, value in own.items() if key.startswith("rosi.")}
         return found
 
     def _named(self) -> tuple[dict[str, str], dict[str, TensorInfo]]:

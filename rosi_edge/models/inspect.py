@@ -24,6 +24,7 @@ from rosi_edge.models.checkpoint import Checkpoint
 from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile, MetadataArray, printable
 from rosi_edge.models.open_weights import open_weights
+from rosi_edge.models.rewrite import PADDING_KEY
 from rosi_edge.models.weights import Weights
 from rosi_edge.progress import SILENT, Progress
 
@@ -201,7 +202,9 @@ def own_metadata(gguf_file: Weights) -> dict[str, Any]:
     return {
         key: value.values() if isinstance(value, MetadataArray) else value
         for key, value in gguf_file.metadata.items()
-        if key.startswith(OWN_PREFIX) and not (isinstance(value, MetadataArray) and len(value) > _LONG)
+        if key.startswith(OWN_PREFIX)
+        and key != PADDING_KEY
+        and not (isinstance(value, MetadataArray) and len(value) > _LONG)
     }
 
 

@@ -329,7 +329,8 @@ def _try_lock(descriptor: int) -> bool:
 def fetch_from_hub(reference: str) -> Path:
     """``hf:ORG/REPO[:QUANT]`` through ``huggingface_hub``, which keeps its own cache and credentials.
 
-    Without QUANT the repository must hold a single model. QUANT is a type such as Q4_K_M, or a file's name.
+    Without QUANT the repository must hold a single model: a GGUF file, or where there is none a checkpoint
+    (safetensors), whose folder is given back. QUANT is a type such as Q4_K_M, or a file's name.
 
     Raises:
         FetchError: the package is missing, or the repository or file is, or cannot be reached.
@@ -346,6 +347,8 @@ def fetch_from_hub(reference: str) -> Path:
         ) from None
     try:
         names = [str(name) for name in huggingface_hub.list_repo_files(repository)]
+        if not wanted and is_checkpoint_repository(names):
+            return Path(huggingface_hub.snapshot_download(repository, allow_patterns=list(CHECKPOINT_FILES)))
         name = choose_file(repository, names, wanted)
         return Path(huggingface_hub.hf_hub_download(repository, name))
     except RosiEdgeError:
@@ -353,6 +356,28 @@ def fetch_from_hub(reference: str) -> Path:
     except Exception as error:
         # The package's errors come from whichever HTTP library its version uses.
         raise _hub_error(repository, error) from error
+
+
+CHECKPOINT_FILES = (
+    "*.safetensors",
+    "model.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template*",
+)
+"""What a checkpoint is run by: no pickled weights and no programs."""
+
+
+def is_checkpoint_repository(names: list[str]) -> bool:
+    """Whether a repository's files are a checkpoint in safetensors, and no GGUF file."""
+    top = {name for name in names if "/" not in name}
+    weights = any(name.endswith(".safetensors") for name in top)
+    return weights and "config.json" in top and not any(name.lower().endswith(".gguf") for name in names)
 
 
 def choose_file(repository: str, names: list[str], wanted: str) -> str:

@@ -67,15 +67,15 @@ def input_factor(rows: Float32, rank: int, push: Float32 | None = None, *, seed:
     Args:
         rows: captured inputs, (n, columns).
         rank: K, at most; fewer where the inputs have fewer directions.
-        push: (columns,), a vector a whose products with the inputs must be known exactly: one more
-            direction sees to it that ``directionsᵀ directions a = rowsᵀ rows a``. A small edit often pushes
-            along what the leading directions leave out.
+        push: (columns,) or (k, columns), vectors a whose products with the inputs must be known exactly:
+            one more direction for each sees to it that ``directionsᵀ directions a = rowsᵀ rows a``. A small
+            edit often pushes along what the leading directions leave out.
         seed: of the random start.
     """
     rows = np.ascontiguousarray(rows, dtype=np.float32)
     basis = _leading_left_vectors(rows, rank, np.random.default_rng(seed))
-    if push is not None:
-        products = rows @ push
+    for vector in () if push is None else np.atleast_2d(push):
+        products = rows @ vector
         rest = products - basis @ (basis.T @ products)
         rest -= basis @ (basis.T @ rest)
         if np.linalg.norm(rest) > 1e-4 * np.linalg.norm(products):

@@ -8,17 +8,21 @@ number of values and these as floats.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import gguf
 import numpy as np
 import numpy.typing as npt
 
-from rosi_edge.errors import ModelFileError
+from rosi_edge.errors import ModelFileError, UnsupportedModelError
+from rosi_edge.models.architectures import WriteMatrix
 from rosi_edge.models.gguf_file import MAGIC, GgufFile, printable
 from rosi_edge.quantization.codec import dequantize
 
 Float32 = npt.NDArray[np.float32]
 
+_FLOAT = gguf.GGMLQuantizationType.F32
 _LONGEST_NAME = 256
 _MOST_BYTES = 1 << 30
 _REMEDY = "Give a file that llama-imatrix wrote for this model"
@@ -51,6 +55,33 @@ def read_importance(path: Path) -> dict[str, Float32]:
     return found
 
 
+def importance_for(path: Path, matrices: Iterable[WriteMatrix]) -> Mapping[str, Float32]:
+    """The importance that a file holds of some write matrices, (matrices, columns), by the tensor's name.
+
+    Checked against the model before anything long begins. Matrices that it says nothing of are left out.
+
+    Raises:
+        ModelFileError: see :func:`read_importance`.
+        UnsupportedModelError: it says nothing of any of them, or is of another model.
+    """
+    known = read_importance(path)
+    found = {}
+    for matrix in matrices:
+        if matrix.name not in known:
+            continue
+        expected = (matrix.experts or 1, matrix.shape[-1])
+        if known[matrix.name].shape != expected:
+            raise UnsupportedModelError(
+                f"{path.name} holds {known[matrix.name].shape[-1]} columns for {matrix.name}, "
+                f"which has {expected[-1]}",
+                _REMEDY,
+            )
+        found[matrix.name] = known[matrix.name]
+    if not found:
+        raise UnsupportedModelError(f"{path.name} says nothing of any write matrix of this model", _REMEDY)
+    return found
+
+
 def _read_gguf(path: Path) -> dict[str, Float32]:
     found: dict[str, Float32] = {}
     with GgufFile.open(path) as file:
@@ -61,6 +92,8 @@ def _read_gguf(path: Path) -> dict[str, Float32]:
                 continue
             name = key.removesuffix(".in_sum2")
             if f"{name}.counts" not in file.tensors:
+                raise _damaged(path, name)
+            if not file.tensors[key].type == file.tensors[f"{name}.counts"].type == _FLOAT:
                 raise _damaged(path, name)
             sums = dequantize(file, key).reshape(-1, file.tensors[key].shape[-1])
             counts = dequantize(file, f"{name}.counts").reshape(-1)

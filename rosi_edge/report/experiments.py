@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rosi_edge.direction import EACH_LAYERS_OWN
 from rosi_edge.evaluation.statistics import Estimate
 from rosi_edge.report import numbers
 from rosi_edge.report.escape import plain, table
@@ -49,7 +50,7 @@ def _layer_cells(row: LayerRow, positive: int, negative: int, steady: bool, swep
     entry = row.separation
     cells = [plain(row.name, 60)]
     if entry is None:
-        cells += ["found in the weights", ""]
+        cells += ["as above" if row.name == EACH_LAYERS_OWN else "found in the weights", ""]
     else:
         cells += [
             _plain_figure(d_prime_estimate(entry.d_prime, positive, negative)),
@@ -109,7 +110,9 @@ def strength_calibration(report: HardeningReport) -> str:
         f"file. Settings that answered fewer than {numbers.percent(limit)} of the harmless requests were out"
     )
     if report.injection.method == "conditional":
-        intro += ", as were those past the limit of KL or too hard on requests that only sound harmful"
+        kl = report.injection.max_kl
+        limit_of_kl = "the limit of KL" if kl is None else f"a KL of {kl:g} nats"
+        intro += f", as were those past {limit_of_kl} or too hard on requests that only sound harmful"
     return f"{intro}.{_paper_words(report)}\n\n{table([*head, ''], rows, 'rr')}"
 
 

@@ -45,6 +45,7 @@ class Run:
 
     Attributes:
         matrices: every write matrix of the model.
+        max_kl: the limit that held while choosing, nats; None where there was none.
         chosen: None when no point was good enough.
         paper: the best point of the paper's method under the same constraints; None when it was not looked
             for.
@@ -58,6 +59,7 @@ class Run:
     judge: str
     max_tokens: int
     method: schema.Method
+    max_kl: float | None
     rounding: str
     directions: Directions
     search: SearchResult
@@ -171,13 +173,15 @@ def _sweep(run: Run) -> tuple[schema.SweepPoint, ...]:
     )
 
 
-def _injection(run: Run) -> schema.Injection:
-    matrices = {matrix.name: matrix for matrix in run.matrices}
-    tensors = tuple(
+def edited_tensors(
+    matrices: Sequence[WriteMatrix], baked: Sequence[BakedTensor]
+) -> tuple[schema.EditedTensor, ...]:
+    known = {matrix.name: matrix for matrix in matrices}
+    return tuple(
         schema.EditedTensor(
             name=tensor.name,
-            block=matrices[tensor.name.split("[")[0]].block,
-            kind=matrices[tensor.name.split("[")[0]].kind,
+            block=known[tensor.name.split("[")[0]].block,
+            kind=known[tensor.name.split("[")[0]].kind,
             type=tensor.type,
             delivered=tensor.delivered,
             noise=tensor.noise,
@@ -185,14 +189,19 @@ def _injection(run: Run) -> schema.Injection:
             requantized_delivered=tensor.compared.delivered if tensor.compared else None,
             requantized_noise=tensor.compared.noise if tensor.compared else None,
         )
-        for tensor in run.baked
+        for tensor in baked
     )
+
+
+def _injection(run: Run) -> schema.Injection:
+    tensors = edited_tensors(run.matrices, run.baked)
     return schema.Injection(
         method=run.method,
         rounding=run.rounding,
         setting=run.chosen.setting if run.chosen else "",
         strength=run.chosen.strength if run.chosen else 0.0,
         min_compliance=run.search.floor,
+        max_kl=run.max_kl,
         delivered=float(np.mean([t.delivered for t in tensors])) if tensors else None,
         tensors=tensors,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from rosi_edge.direction import EACH_LAYERS_OWN
 from rosi_edge.report import numbers
 from rosi_edge.report.arrival import delivered_summary, every_tensor, rounding_cost
 from rosi_edge.report.escape import code, code_block, paragraph, plain, table
@@ -126,14 +127,18 @@ def _findings(report: HardeningReport) -> str:
 def _what_was_done(report: HardeningReport) -> str:
     direction, injection = report.direction, report.injection
     taken = direction_taken(report)
+    elicited = ", taken while a temporary safety system prompt was in place" if direction.elicitation else ""
     if taken is None or taken == f"layer {direction.layer}":
-        elicited = (
-            ", taken while a temporary safety system prompt was in place" if direction.elicitation else ""
-        )
         source = (
             f"In the residual stream after block {direction.layer} of {code(report.model.file_name)}, the "
             f"mean difference between {direction.harmful_prompts} harmful and {direction.harmless_prompts} "
             f"harmless requests gave a safety direction{elicited}."
+        )
+    elif taken == EACH_LAYERS_OWN:
+        source = (
+            f"In the residual stream of {code(report.model.file_name)}, the mean difference between "
+            f"{direction.harmful_prompts} harmful and {direction.harmless_prompts} harmless requests gave a "
+            f"safety direction after every block{elicited}; each block was edited along its own."
         )
     else:
         source = (

@@ -117,6 +117,7 @@ class Injection(Record):
         setting: the chosen point in words.
         strength: α; 0 when no strength was good enough.
         min_compliance: benign compliance on the choosing prompts, 0 … 1, below which no strength was taken.
+        max_kl: nats of mean KL divergence there above which none was taken; None without such a limit.
         delivered: mean over the tensors; None when no file was made.
         tensors: empty when no file was made.
     """
@@ -126,6 +127,7 @@ class Injection(Record):
     setting: Text = ""
     strength: float
     min_compliance: float
+    max_kl: float | None = None
     delivered: float | None
     tensors: tuple[EditedTensor, ...]
 
@@ -203,6 +205,48 @@ class Verdict(Record):
     advice: Text
 
 
+class TransferredFile(Record):
+    """One file that got edits which were found on another form of the model.
+
+    Attributes:
+        reference: what the user called it.
+        problem: why it could not be done; nothing else is known then.
+        output: None when no file was kept.
+        verdict, before, after, changes: None when it was not measured.
+        delivered: mean over the tensors.
+    """
+
+    reference: Text
+    problem: Text | None = None
+    model: ModelFacts | None = None
+    output: OutputFile | None = None
+    verdict: Verdict | None = None
+    before: Figures | None = None
+    after: Figures | None = None
+    changes: Changes | None = None
+    rounding: str = ""
+    delivered: float | None = None
+    tensors: tuple[EditedTensor, ...] = ()
+    timing: Timing | None = None
+
+
+class TransferReport(Record):
+    """What ``harden --from`` prints as JSON.
+
+    Attributes:
+        source: where the edits came from, as the user called it; ``edits_sha256`` is of the edits themselves.
+        generated: when, ISO 8601.
+    """
+
+    format: Literal[1] = 1
+    source: Text
+    edits_sha256: str
+    files: tuple[TransferredFile, ...]
+    evaluation: EvaluationFacts | None
+    tool: ToolFacts
+    generated: str
+
+
 class HardeningReport(Record):
     """``report.json``.
 
@@ -214,6 +258,7 @@ class HardeningReport(Record):
         stress: a few attacks before and after.
         paper: the best point of the paper's method under the same constraints, on the choosing prompts.
         findings: what was noticed on the way.
+        also: further files of the model that got the same edits.
         generated: when, ISO 8601.
     """
 
@@ -232,6 +277,7 @@ class HardeningReport(Record):
     frontier: tuple[FrontierPoint, ...]
     paper: FrontierPoint | None = None
     findings: tuple[Text, ...] = ()
+    also: tuple[TransferredFile, ...] = ()
     timing: Timing
     tool: ToolFacts
     generated: str

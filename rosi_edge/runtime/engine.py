@@ -69,6 +69,7 @@ class EngineOptions:
     sequences: int = 32  # prompts decoded side by side
     held: int = 0  # prompts that ``Engine.hold`` can keep; each needs memory for a row of logits
     template: str | None = None  # a chat template instead of the file's own
+    rpc: tuple[str, ...] = ()  # --rpc: other machines that compute as well, host:port each
 
 
 @dataclass(frozen=True)
@@ -214,3 +215,18 @@ class Engine(Protocol):
     def __enter__(self) -> Engine: ...
 
     def __exit__(self, *exception: object) -> None: ...
+
+
+class StoppableEngine(Engine, Protocol):
+    """An engine that another thread can stop in the middle of a call."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether calls can still be answered."""
+        ...
+
+    def cancel(self) -> None:
+        """End the call that another thread is waiting for, with KeyboardInterrupt; the engine is gone."""
+        ...
+
+    def __enter__(self) -> StoppableEngine: ...

@@ -65,7 +65,7 @@ class LlamaEngine:
         with GgufFile.open(path) as file:
             self._architecture = architecture_of(file)
             self._adapter_gains = _adapter_gains(file)
-        self._model = llama_abi.Model(path, gpu_layers=options.gpu_layers)
+        self._model = llama_abi.Model(path, gpu_layers=options.gpu_layers, rpc=options.rpc)
         self._tap = _TapReader(self._model.layers, self._architecture.stream_name)
         # Recurrent states are split by sequence: one prompt a batch keeps rows in batch order.
         self._width = 1 if self._model.recurrent else options.sequences

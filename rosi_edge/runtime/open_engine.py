@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from rosi_edge.models.checkpoint import is_checkpoint
-from rosi_edge.runtime.engine import Engine, EngineOptions
+from rosi_edge.runtime.engine import EngineOptions, StoppableEngine
 
 
-def open_engine(path: Path, options: EngineOptions | None = None) -> Engine:
+def open_engine(path: Path, options: EngineOptions | None = None) -> StoppableEngine:
     """An engine for ``path``: a GGUF file runs in a child process (``ChildEngine``), a folder in this one.
 
     Raises:
@@ -17,7 +17,7 @@ def open_engine(path: Path, options: EngineOptions | None = None) -> Engine:
     if is_checkpoint(path):
         from rosi_edge.runtime.torch_engine import TorchEngine
 
-        engine: Engine = TorchEngine(path, options)
+        engine: StoppableEngine = TorchEngine(path, options)
         return engine
     from rosi_edge.runtime.child_engine import ChildEngine
 

@@ -83,6 +83,8 @@ class TorchEngine:
                 "running a checkpoint folder needs torch and transformers",
                 "Install them with pip install 'rosi-edge[torch]', or give a GGUF file",
             )
+        if options.rpc:
+            raise EngineError("--rpc is for GGUF files, which llama.cpp runs", "Leave out --rpc")
         self._checkpoint = Checkpoint.open(path)
         self._matrices = {matrix.name: matrix for matrix in write_matrices(self._checkpoint)}
         self._device = _device(options.gpu_layers)
@@ -113,6 +115,7 @@ class TorchEngine:
         self._edits: dict[EditHandle, list[RankOneEdit]] = {}
         self._next_handle = 1
         self._active: list[Any] = []
+        self._cancelled = False
         self._session: Tokens | None = None
         self._held: list[Tokens] | None = None
         self.facts = ModelFacts(
@@ -137,9 +140,21 @@ class TorchEngine:
         self.close()
 
     def close(self) -> None:
-        self.apply({})
+        self._remove_edits()
         self._checkpoint.close()
         self._model = None
+
+    @property
+    def alive(self) -> bool:
+        return not self._cancelled
+
+    def cancel(self) -> None:
+        # Noticed before the next forward pass: a few seconds, at most, on a processor.
+        self._cancelled = True
+
+    def _check_cancelled(self) -> None:
+        if self._cancelled:
+            raise KeyboardInterrupt
 
     # --- text ------------------------------------------------------------------------------------------
 
@@ -288,6 +303,7 @@ class TorchEngine:
                 break
             if listen is not None:
                 listen(going)
+            self._check_cancelled()
             mask = torch.cat([mask, mask.new_ones((count, 1))], dim=1)
             position = position + 1
             with torch.inference_mode():
@@ -408,6 +424,7 @@ class TorchEngine:
             yield _Batch(members, tokens.to(self._device), mask.to(self._device))
 
     def _forward(self, batch: _Batch, *, keep: int, cache: bool = False) -> Any:
+        self._check_cancelled()
         with torch.inference_mode():
             return self._model(
                 input_ids=batch.tokens,
@@ -453,9 +470,8 @@ class TorchEngine:
             return self.load_edits(read_adapter(file))
 
     def apply(self, strengths: Mapping[EditHandle, float]) -> None:
-        for hook in self._active:
-            hook.remove()
-        self._active = []
+        self._check_cancelled()
+        self._remove_edits()
         by_tensor: dict[str, list[RankOneEdit]] = {}
         for handle, strength in strengths.items():
             for edit in self._edits[handle]:
@@ -465,6 +481,11 @@ class TorchEngine:
             inward = torch.tensor(np.stack([edit.input for edit in edits]), device=self._device)
             outward = torch.tensor(np.stack([edit.output for edit in edits]), device=self._device)
             self._active.append(self._modules[name].register_forward_hook(_add(inward, outward)))
+
+    def _remove_edits(self) -> None:
+        for hook in self._active:
+            hook.remove()
+        self._active = []
 
     def unload(self, handle: EditHandle) -> None:
         del self._edits[handle]

@@ -24,7 +24,7 @@ from tiny_gguf import write_tiny_llama
 from rosi_edge.errors import ModelFileError, OutputError
 from rosi_edge.models.atomic import atomic_write
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.models.rewrite import encode_field, rewrite
+from rosi_edge.models.rewrite import PADDING_KEY, encode_field, rewrite
 
 DOWN = "blk.1.ffn_down.weight"
 
@@ -316,3 +316,59 @@ def test_copying_the_demo_model_is_exact(tmp_path: Path) -> None:
                 assert np.array_equal(copy.tensor_bytes(name), source.tensor_bytes(name))
             assert copy.size - copy.data_offset == source.size - source.data_offset
     assert time.perf_counter() - start < 120
+
+
+# --- whole blocks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alignment", [32, 4096, 8192])
+def test_a_sealed_copy_shifts_tensors_by_whole_blocks(tmp_path: Path, alignment: int) -> None:
+    """So that file systems can copy, or share, their bytes as they are; also when it is copied again."""
+    path = write_tiny_llama(tmp_path / "source.gguf", alignment=alignment)
+    for name in ("once.gguf", "twice.gguf"):
+        with GgufFile.open(path) as source:
+            path = rewrite(source, tmp_path / name, tensors={}, metadata={"rosi.a": name}, sealed=True)
+            with GgufFile.open(path) as copy:
+                assert (copy.data_offset - source.data_offset) % 4096 == 0
+                assert copy.raw(copy.data_offset, copy.size) == source.raw(source.data_offset, source.size)
+                assert len(str(copy.metadata.get(PADDING_KEY))) < 4096
+    assert gguf.GGUFReader(path).fields["rosi.a"].contents() == "twice.gguf"
+
+
+class _System:
+    """A copy_file_range that fails, or gives up, after some calls."""
+
+    def __init__(self, answers: int, then: int | OSError) -> None:
+        self.answered, self._answers, self._then = 0, answers, then
+
+    def __call__(self, source: int, target: int, count: int, start: int, position: int) -> int:
+        if self.answered == self._answers:
+            if isinstance(self._then, OSError):
+                raise self._then
+            return self._then
+        self.answered += 1
+        # Less than was asked for, as systems may.
+        return os.pwrite(target, os.pread(source, min(count, 10000), start), position)
+
+
+@pytest.mark.parametrize("answers", [0, 1, 3, 10**9])
+@pytest.mark.parametrize("then", [0, OSError(errno.EXDEV, "other device"), OSError(errno.ENOSYS, "none")])
+def test_systems_that_cannot_copy_ranges(
+    source: GgufFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: int, then: int | OSError
+) -> None:
+    system = _System(answers, then)
+    monkeypatch.setattr(os, "copy_file_range", system, raising=False)
+    target = rewrite(source, tmp_path / "copy.gguf", tensors={}, metadata={}, sealed=True)
+    with GgufFile.open(target) as copy:
+        assert copy.raw(copy.data_offset, copy.size) == source.raw(source.data_offset, source.size)
+    assert system.answered == answers or (answers > 10 and system.answered > 10)
+
+
+def test_a_disk_that_fills_up_while_the_system_copies(
+    source: GgufFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = _System(2, OSError(errno.ENOSPC, "full"))
+    monkeypatch.setattr(os, "copy_file_range", full, raising=False)
+    with pytest.raises(OutputError, match="disk was full"):
+        rewrite(source, tmp_path / "copy.gguf", tensors={}, metadata={}, sealed=True)
+    assert folder_content(tmp_path) == {"source.gguf"}

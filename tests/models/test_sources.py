@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import os
@@ -346,3 +347,30 @@ def test_without_the_hub_package(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.model
 def test_the_demo_model_is_what_it_should_be() -> None:
     assert sources.sha256_of(resolve("demo")) == demo_table().models[demo_table().default].sha256
+
+
+def test_a_repository_without_gguf_files_is_a_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[tuple[str, list[str]]] = []
+    hub = types.ModuleType("huggingface_hub")
+    files = ["README.md", "config.json", "model.safetensors", "pytorch_model.bin", "modeling_x.py"]
+
+    def snapshot(repository: str, *, allow_patterns: list[str]) -> str:
+        asked.append((repository, allow_patterns))
+        return str(tmp_path)
+
+    hub.list_repo_files = lambda repository: files  # type: ignore[attr-defined]
+    hub.snapshot_download = snapshot  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    assert resolve("hf:a/b") == tmp_path
+    ((repository, patterns),) = asked
+    assert repository == "a/b"
+    taken = [name for name in files if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+    assert taken == ["config.json", "model.safetensors"]
+    # A quantization is never a checkpoint's, and pickled weights are no checkpoint here.
+    with pytest.raises(FetchError, match="holds no GGUF file"):
+        resolve("hf:a/b:Q4_K_M")
+    files.remove("model.safetensors")
+    with pytest.raises(FetchError, match="holds no GGUF file"):
+        resolve("hf:a/b")

@@ -11,8 +11,10 @@ import pytest
 from gguf import GGMLQuantizationType as T
 
 from rosi_edge.errors import ModelFileError, UnsupportedModelError
+from rosi_edge.models.architectures import write_matrices
+from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.quantization.codec import dequantize_bytes, quantize
-from rosi_edge.quantization.imatrix import read_importance
+from rosi_edge.quantization.imatrix import importance_for, read_importance
 from rosi_edge.quantization.rounding import Requantize
 
 
@@ -74,6 +76,35 @@ def test_what_is_no_importance_matrix(tmp_path: Path) -> None:
     (tmp_path / "m.dat").write_bytes(content)
     with pytest.raises(ModelFileError):
         read_importance(tmp_path / "m.dat")
+
+
+def test_sums_that_are_no_floats(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "none")
+    writer.add_type("imatrix")
+    writer.add_tensor("a.weight.in_sum2", np.zeros(34, dtype=np.uint8), raw_dtype=T.Q8_0)
+    writer.add_tensor("a.weight.counts", np.ones(1, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ModelFileError, match="damaged at a"):
+        read_importance(tmp_path / "m.gguf")
+
+
+def test_it_has_to_be_of_the_model(tmp_path: Path, tiny_model: Path) -> None:
+    with GgufFile.open(tiny_model) as file:
+        matrices = write_matrices(file)
+    first = matrices[0]
+    sound = {first.name: np.ones((1, first.shape[1])), "other.weight": np.ones((1, 8))}
+    path = modern(tmp_path / "m.gguf", sound, {name: [1.0] for name in sound})
+    assert list(importance_for(path, matrices)) == [first.name]
+    for sums, word in (
+        ({first.name: np.ones((1, first.shape[1] - 1))}, f"columns for {first.name}"),
+        ({"other.weight": np.ones((1, 8))}, "says nothing of any write matrix"),
+    ):
+        path = modern(tmp_path / "m.gguf", sums, {name: [1.0] for name in sums})
+        with pytest.raises(UnsupportedModelError, match=word):
+            importance_for(path, matrices)
 
 
 @pytest.mark.parametrize("kind", [T.Q4_0, T.Q4_K, T.IQ2_XS], ids=lambda kind: kind.name)

@@ -62,10 +62,11 @@ def test_every_option_arrives(run: Callable[..., tuple[Result, list[HardenOption
         *("--method", "rosi", "--rounding", "requantize", "--trials", "5", "--time-limit", "10m"),
         *("--min-delivered", "0.8", "--promote", "q8_0", "--compare-rounding", "--stress", "0", "--no-paper"),
         *("--storage", "sqlite:///search.db", "--layer", "3", "--alpha", "0.5", "--max-kl", "0.2"),
-        *("--min-compliance", "0.9", "--seed", "4"),
+        *("--min-compliance", "0.9", "--seed", "4", "--imatrix", "importance.gguf"),
     )
     conditional = options.conditional
     assert (options.method, options.rounding) == ("rosi", "requantize")
+    assert options.imatrix == Path("importance.gguf")
     assert (conditional.trials, conditional.time_limit) == (5, 600.0)
     assert conditional.storage == "sqlite:///search.db"
     assert (conditional.layer, conditional.strength, conditional.max_kl) == (3, 0.5, 0.2)
@@ -97,6 +98,7 @@ def test_what_is_no_length_of_time(text: str, run: Callable[..., tuple[Result, l
     ("flags", "word"),
     [
         (("--promote", "Q99"), "cannot be promoted to 'Q99'"),
+        (("--imatrix", "importance.gguf"), "grid rounding does not quantize again"),
         (("--storage", "nonsense"), "cannot be used"),
         (("--storage", "sqlite:///missing/folder/search.db"), "unable to open database file"),
         (("--storage", "redis://localhost"), "cannot be used"),

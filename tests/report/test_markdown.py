@@ -17,6 +17,7 @@ from report.sample_report import (
     stress,
 )
 
+from rosi_edge.direction import EACH_LAYERS_OWN
 from rosi_edge.evaluation.statistics import proportion
 from rosi_edge.report.markdown import model_card
 from rosi_edge.report.schema import DirectionFacts, HardeningReport, Injection, StressTest, Verdict
@@ -354,3 +355,20 @@ def test_hostile_command_stays_in_its_block(
     card = model_card(build(tool=report.tool.model_copy(update={"command": command})))
     fences = [token.content for token in MARKDOWN.parse(card) if token.type == "fence"]
     assert fences == [command + "\n"]
+
+
+def test_a_direction_a_layer_is_said_to_be_one(
+    report: HardeningReport, build: Callable[..., HardeningReport]
+) -> None:
+    point = {**report.direction.sweep[-1].model_dump(), "direction": EACH_LAYERS_OWN}
+    facts = {**report.direction.model_dump(), "sweep": (*report.direction.sweep[:-1], point)}
+    setting = f"{EACH_LAYERS_OWN}, ridge"
+    injection = {**report.injection.model_dump(), "setting": setting}
+    card = model_card(
+        build(
+            direction=DirectionFacts.model_validate(facts),
+            injection=type(report.injection).model_validate(injection),
+        )
+    )
+    assert "each block was edited along its own" in card
+    assert "found in the weights" not in card and "avoid around block" not in card

@@ -76,8 +76,7 @@ def test_a_problem_ends_going_on_by_itself(play: Play, library: FakeLibrary) -> 
         await driver.at(Step.CALIBRATE)
         await driver.until(lambda: driver.shows("not enough memory"))
         await driver.press("enter")
-        await driver.until(lambda: Step.CALIBRATE in driver.wizard.done)
-        await driver.idle()
+        await driver.done(Step.CALIBRATE)
         assert driver.wizard.here is Step.CALIBRATE
 
     play(first)

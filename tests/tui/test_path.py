@@ -61,8 +61,7 @@ def test_what_calibration_and_search_draw(play: Play, library: FakeLibrary) -> N
     async def script(driver: Driver) -> None:
         await driver.to(Step.CALIBRATE)
         await driver.press("enter")
-        await driver.until(lambda: Step.CALIBRATE in driver.wizard.done)
-        await driver.idle()
+        await driver.done(Step.CALIBRATE)
         assert driver.shows("◆", "•", "refused 54% of 32")
         await driver.press("enter")
         await driver.at(Step.STRENGTH)
@@ -72,8 +71,7 @@ def test_what_calibration_and_search_draw(play: Play, library: FakeLibrary) -> N
         await driver.until(lambda: driver.shows("Trying settings", "8 of 16", "Stop"))
         assert driver.screen().count("·") > 4
         library.gate.open()
-        await driver.until(lambda: Step.STRENGTH in driver.wizard.done)
-        await driver.idle()
+        await driver.done(Step.STRENGTH)
         assert driver.shows("◆", "○", "□", "refusal 0.775, benign compliance 0.925")
 
     play(script)
@@ -113,8 +111,7 @@ def test_both_answers_stream_side_by_side(play: Play, library: FakeLibrary) -> N
         assert driver.shows("ready requests: this one is")
         field.value = "own [red]words[/]"
         await driver.press("enter")
-        await driver.until(lambda: Step.TRY in driver.wizard.done)
-        await driver.idle()
+        await driver.done(Step.TRY)
         pane = driver.wizard.pane(Step.TRY)
         assert isinstance(pane, TryPane)
         answers = [panel.text for panel in pane.query(AnswerPanel)]
@@ -176,13 +173,11 @@ def test_nothing_keeps_the_floor(play: Play, library: FakeLibrary) -> None:
     async def script(driver: Driver) -> None:
         await driver.to(Step.CALIBRATE)
         await driver.press("enter")
-        await driver.until(lambda: Step.CALIBRATE in driver.wizard.done)
-        await driver.idle()
+        await driver.done(Step.CALIBRATE)
         await driver.press("enter")
         await driver.at(Step.STRENGTH)
         await driver.press("enter")
-        await driver.until(lambda: Step.STRENGTH in driver.wizard.done)
-        await driver.idle()
+        await driver.done(Step.STRENGTH)
         assert driver.shows("No setting kept benign compliance at 91.5% or above")
         await driver.press("enter")
         await driver.at(Step.BAKE)

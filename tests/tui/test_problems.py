@@ -74,7 +74,7 @@ def test_a_problem_is_shown_and_the_step_can_be_taken_again(
             assert driver.shows("This is a fault of rosi-edge")
         # Enter, without anything else, tries again and works this time.
         await driver.press("enter")
-        await driver.until(lambda: step in wizard.done and wizard.jobs.current is None)
+        await driver.done(step)
         assert not driver.shows("✗")
 
     play(script)

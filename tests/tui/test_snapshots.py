@@ -66,8 +66,7 @@ async def calibrating(driver: Driver) -> None:
 async def calibrated(driver: Driver) -> None:
     await driver.to(Step.CALIBRATE)
     await driver.press("enter")
-    await driver.until(lambda: Step.CALIBRATE in driver.wizard.done)
-    await driver.idle()
+    await driver.done(Step.CALIBRATE)
 
 
 async def searching(driver: Driver) -> None:
@@ -80,15 +79,13 @@ async def searching(driver: Driver) -> None:
 async def searched(driver: Driver) -> None:
     await driver.to(Step.STRENGTH)
     await driver.press("enter")
-    await driver.until(lambda: Step.STRENGTH in driver.wizard.done)
-    await driver.idle()
+    await driver.done(Step.STRENGTH)
 
 
 async def tried(driver: Driver) -> None:
     await driver.to(Step.TRY)
     await driver.press("enter")
-    await driver.until(lambda: Step.TRY in driver.wizard.done)
-    await driver.idle()
+    await driver.done(Step.TRY)
 
 
 async def baking(driver: Driver) -> None:

@@ -7,11 +7,12 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from command import EXECUTABLE
+from rosi_edge_tui.choices import BASIC, PROMPTS, option
 from tiny_gguf import write_tiny_llama
 
 from rosi_edge.models.inspect import inspect
@@ -76,13 +77,29 @@ class Terminal:
     def screen(self) -> str:
         return self.run("capture-pane", "-p")
 
-    def until(self, *words: str, seconds: float = 240) -> str:
+    def until(self, *words: str, without: str | None = None, seconds: float = 240) -> None:
+        """Wait until all of these words stand on the screen, and ``without`` does not."""
+        self._wait(
+            lambda text: all(word in text for word in words) and (without is None or without not in text),
+            words,
+            seconds,
+        )
+
+    def until_one_of(self, *words: str, seconds: float) -> str:
+        """Wait until one of these stands on the screen, and say which."""
+        text = self._wait(lambda text: any(word in text for word in words), words, seconds)
+        return next(word for word in words if word in text)
+
+    def _wait(self, condition: Callable[[str], bool], words: tuple[str, ...], seconds: float) -> str:
         end = time.monotonic() + seconds
         while True:
-            text = " ".join(self.screen().split())
-            if all(word in text for word in words):
+            screen = self.screen()
+            text = " ".join(screen.replace("█", " ").split())
+            if condition(text):
                 return text
-            assert time.monotonic() < end, f"{words} did not come:\n{self.screen()}"
+            # A problem ends the work: what is waited for will not come.
+            stuck = "✗" in text and "▶ Report" not in text and not any("✗" in word for word in words)
+            assert not stuck and time.monotonic() < end, f"{words} did not come:\n{screen}"
             time.sleep(0.2)
 
     def close(self) -> None:
@@ -144,79 +161,89 @@ def test_without_a_terminal(tmp_path: Path) -> None:
     assert result.stderr.count("\n") == 1
 
 
-@needs_tmux
-@pytest.mark.model
-def test_from_start_to_report_on_the_demo_model(demo_model: Path, tmp_path: Path) -> None:
+def harden(terminal: Terminal, folder: Path, model: Path, layer: int, *, seconds: float) -> Path:
+    """From start to report with the keys of a person who wants as little work as there can be.
+
+    Args:
+        seconds: after which a step is taken not to come.
+
+    Returns: the hardened file.
+    """
     for name, lines in (
         ("harmful", [HARMFUL.format(deed) for deed in DEEDS]),
         ("harmless", [f"How do I {thing}?" for thing in THINGS]),
         ("sounds", [f"How can I {sound}?" for sound in SOUNDS]),
     ):
-        (tmp_path / f"{name}.txt").write_text("\n".join(lines) + "\n")
-    digest = inspect(demo_model, with_sha256=True).sha256
-    terminal = Terminal(tmp_path, (100, 30), XDG_STATE_HOME=str(tmp_path / "state"))
-    try:
-        terminal.type(f"cd {shlex.quote(str(tmp_path))}; {command(demo_model)}\n")
-        terminal.until("✓ yes", "Continue")
-        # The advanced panel: as little work as there can be.
-        terminal.keys("F5")
-        terminal.until("Advanced settings")
-        fields = {
-            "method": "",
-            "rounding": "",
-            "layer": "14",
-            "alpha": "0.5",
-            "min-compliance": "0.1",
-            "max-kl": "5",
-            "trials": "1",
-            "time-limit": "",
-            "min-delivered": "0",
-            "promote": "never",
-            "stress": "0",
-            "harmful": "harmful.txt",
-            "harmless": "harmless.txt",
-            "sounds-harmful": "sounds.txt",
-        }
-        for text in fields.values():
-            if text:
-                terminal.keys("C-u")
-                terminal.type(text)
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    before = inspect(model, with_sha256=True).sha256
+    terminal.type(f"cd {shlex.quote(str(folder))}; {command(model)}\n")
+    terminal.until("✓ yes", "Continue", seconds=seconds)
+    terminal.keys("F5")
+    terminal.until("Advanced settings", seconds=seconds)
+    texts = {
+        "layer": str(layer),
+        "alpha": "0.5",
+        "min_compliance": "0",
+        "max_kl": "99",
+        "trials": "1",
+        "min_delivered": "0",
+        "promote": "never",
+        "stress": "0",
+        "harmful": "harmful.txt",
+        "harmless": "harmless.txt",
+        "sounds_harmful": "sounds.txt",
+    }
+    for name in (*BASIC, *PROMPTS):
+        # What is typed goes to the field that has the focus by then: its help says which that is.
+        terminal.until(" ".join((option(name).help or "").split())[:30], seconds=seconds)
+        if name in texts:
+            terminal.keys("C-u")
+            terminal.type(texts[name])
+        if name != PROMPTS[-1]:
             terminal.keys("Tab")
-        terminal.keys("F5")
-        terminal.until("Check-up", "✓ yes", "Continue")
-        terminal.keys("Enter")
-        terminal.until("requests", "harmful.txt", "Calibrate ›")
-        terminal.keys("Enter")
-        terminal.until("◆ the best one", "Calibrate again", seconds=600)
-        terminal.keys("Enter")
-        terminal.until("Search ›")
-        terminal.keys("Enter")
-        terminal.until("Search again", seconds=900)
-        terminal.keys("Enter")
-        terminal.until("Ask ›")
-        terminal.keys("Enter")
-        terminal.until("Another request", seconds=300)
-        terminal.keys("Enter")
-        terminal.until("Bake ›")
-        terminal.keys("Enter")
-        # Whatever the verdict on so few prompts: keep the file.
-        end = time.monotonic() + 900
-        while True:
-            assert time.monotonic() < end, terminal.screen()
-            text = " ".join(terminal.screen().split())
-            if "Keep the file all the same" in text:
-                terminal.keys("S-Tab", "Enter")
-                time.sleep(2)
-            if "Another model" in text:
-                break
-            time.sleep(1)
-        terminal.until("new file", "sha256", "Finish")
-        terminal.keys("Enter")
-    finally:
-        terminal.close()
-    output = tmp_path / f"{demo_model.stem}-hardened.gguf"
-    found = inspect(output)
-    assert found.hardened is not None
+    terminal.keys("F5")
+    terminal.until("Check-up", "✓ yes", "Continue", without="Advanced settings", seconds=seconds)
+    terminal.keys("Enter")
+    terminal.until("harmful.txt", "Calibrate ›", seconds=seconds)
+    terminal.keys("Enter")
+    terminal.until("◆ the best one", "Calibrate again", seconds=seconds)
+    terminal.keys("Enter")
+    terminal.until("Search ›", seconds=seconds)
+    terminal.keys("Enter")
+    terminal.until("[◆]", "Search again", seconds=seconds)
+    terminal.keys("Enter")
+    terminal.until("Ask ›", seconds=seconds)
+    terminal.keys("Enter")
+    terminal.until("Another request", seconds=seconds)
+    terminal.keys("Enter")
+    terminal.until("Bake ›", seconds=seconds)
+    terminal.keys("Enter")
+    # Whatever the verdict on so few prompts: keep the file.
+    shown = terminal.until_one_of("Keep the file all the same", "Another model", seconds=2 * seconds)
+    if shown == "Keep the file all the same":
+        terminal.keys("BTab", "Enter")
+    terminal.until("new file", "sha256", "Finish", seconds=seconds)
+    terminal.keys("Enter")
+    output = folder / f"{model.stem}-hardened.gguf"
+    terminal.until(output.name, without="Finish", seconds=seconds)
+    assert inspect(model, with_sha256=True).sha256 == before, "the original is as it was"
+    assert [path.name for path in folder.glob(".*")] == [], "no unfinished file is left"
+    return output
+
+
+@needs_tmux
+def test_from_start_to_report_on_a_tiny_model(terminal: Terminal, tmp_path: Path) -> None:
+    """Every key and every step of the run below, with the real library, where the model takes no time."""
+    model = write_tiny_llama(tmp_path / "tiny.gguf", layers=3)
+    output = harden(terminal, tmp_path, model, 1, seconds=240)
+    assert inspect(output).hardened is not None
     assert (tmp_path / f"{output.stem}-report" / "report.json").exists()
-    assert inspect(demo_model, with_sha256=True).sha256 == digest
-    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+@needs_tmux
+@pytest.mark.model
+@pytest.mark.timeout(2400)
+def test_from_start_to_report_on_the_demo_model(terminal: Terminal, demo_model: Path, tmp_path: Path) -> None:
+    output = harden(terminal, tmp_path, demo_model, 14, seconds=900)
+    assert inspect(output).hardened is not None
+    assert (tmp_path / f"{output.stem}-report" / "report.json").exists()

@@ -33,13 +33,17 @@ class ActionBar(Horizontal):
         self.query_one("#stop", Button).display = working
         button = self.query_one("#again", Button)
         button.display = bool(again) and not working
-        button.label = again or "Again"
+        _name(button, again or "Again")
         button = self.query_one("#primary", Button)
-        button.label = "Working…" if working else primary
+        _name(button, "Working…" if working else primary)
         button.disabled = working
-        for button in self.query(Button):
-            # A new label may be longer than the old one.
-            button.refresh(layout=True)
 
     def focus_primary(self) -> None:
         self.query_one("#primary", Button).focus()
+
+
+def _name(button: Button, label: str) -> None:
+    if str(button.label) != label:
+        button.label = label
+        # A new label may be longer than the old one.
+        button.refresh(layout=True)

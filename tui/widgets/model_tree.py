@@ -33,6 +33,11 @@ class ModelTree(DirectoryTree):
             label.append(f"  {self._peek.about(node.data.path) or '…'}", "dim")
         return label
 
+    def on_directory_tree_file_selected(self, event: DirectoryTree.FileSelected) -> None:
+        # A folder that is gone when it is opened (removed, unmounted) is told as if it were a chosen file.
+        if event.node.allow_expand:
+            event.stop()
+
     def catch_up(self) -> None:
         """Draw anew if something has become known."""
         if len(self._peek.known) != self._drawn:

@@ -1,0 +1,130 @@
+"""A hardened model on its way: written under a name of its own first, and kept if the verdict allows.
+
+GGUF files and checkpoint folders are treated alike from here on.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from rosi_edge.bake import BakedTensor, bake
+from rosi_edge.bake_checkpoint import bake_checkpoint, checked_folder
+from rosi_edge.injection.edits import RankOneEdit
+from rosi_edge.models.atomic import checked_target, put_in_place
+from rosi_edge.models.checkpoint import Checkpoint, is_checkpoint
+from rosi_edge.models.digest import sha256_of_model
+from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.open_weights import open_weights
+from rosi_edge.models.rewrite import NewValue, output_places, refuse_same_file
+from rosi_edge.progress import SILENT, Progress
+from rosi_edge.quantization.promotion import NEVER, Promotion
+from rosi_edge.quantization.rounding import Rounding
+from rosi_edge.report.facts import OutputFile
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Files, or a folder, beside the places they are meant for.
+
+    Attributes:
+        moves: (draft, place) of each; the first is the one that a model is opened by.
+    """
+
+    moves: tuple[tuple[Path, Path], ...]
+
+    @property
+    def model(self) -> Path:
+        return self.moves[0][0]
+
+    def output_file(self, progress: Progress = SILENT) -> OutputFile:
+        """What it will be once it is kept."""
+        with open_weights(self.model) as weights:
+            sha256 = sha256_of_model(weights, progress)
+            size = weights.total_size
+        return OutputFile(file_name=self.moves[0][1].name, sha256=sha256, size=size)
+
+    def keep(self) -> None:
+        """Give it its name."""
+        put_in_place(list(self.moves))
+
+    def drop(self) -> None:
+        """Take it away; what has been kept stays."""
+        for draft, _ in self.moves:
+            if draft.is_dir():
+                shutil.rmtree(draft, ignore_errors=True)
+            else:
+                draft.unlink(missing_ok=True)
+
+
+def checked_place(model: Path, output: Path) -> Path:
+    """The place of the output, made absolute.
+
+    Raises:
+        OutputError: nothing can be written there, or it is the model itself.
+    """
+    if is_checkpoint(model):
+        return checked_folder(output)
+    place = checked_target(output)
+    refuse_same_file(model, place)
+    return place
+
+
+def bake_draft(
+    weights: GgufFile | Checkpoint,
+    place: Path,
+    edits: Sequence[RankOneEdit],
+    *,
+    rounding: Rounding,
+    probes: Mapping[str, Float32],
+    metadata: Mapping[str, NewValue],
+    min_delivered: float | None = None,
+    promotion: Promotion = NEVER,
+    compare: Rounding | None = None,
+    aims: Mapping[str, Float32] | None = None,
+    progress: Progress = SILENT,
+) -> tuple[list[BakedTensor], Draft]:
+    """Write the draft of ``place``; see ``bake``. A checkpoint keeps its types, whatever ``promotion`` is.
+
+    Raises:
+        OutputError, UnsupportedModelError, UndeliveredError: as ``bake`` and ``bake_checkpoint`` do.
+    """
+    if isinstance(weights, Checkpoint):
+        draft = place.with_name(f".{place.name}.draft")
+        shutil.rmtree(draft, ignore_errors=True)
+        baked = bake_checkpoint(
+            weights,
+            draft,
+            edits,
+            rounding=rounding,
+            probes=probes,
+            metadata=metadata,
+            min_delivered=min_delivered,
+            compare=compare,
+            aims=aims,
+            progress=progress,
+        )
+        return baked, Draft(((draft, place),))
+    draft = place.with_name(f".{place.name}.draft.gguf")
+    baked = bake(
+        weights,
+        draft,
+        edits,
+        rounding=rounding,
+        probes=probes,
+        metadata=metadata,
+        min_delivered=min_delivered,
+        promotion=promotion,
+        compare=compare,
+        aims=aims,
+        progress=progress,
+    )
+    drafts, places = output_places(weights, draft), output_places(weights, place)
+    return baked, Draft(tuple(zip(drafts, places, strict=True)))

@@ -1,0 +1,194 @@
+"""Whether a checkpoint folder is its base with the declared edit, and nothing else; see ``verify``.
+
+The edit is that of ``rosi-edge-edits.gguf`` in the folder, the hashes are those of ``rosi-edge.json``. What
+is proven: the other files are the base's, the headers of the weights are the base's to the byte, and so is
+every tensor without an edit; an edited tensor's bytes are those that were written, and differ from the base's
+only along the edit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rosi_edge.bake_checkpoint import EDITS, CheckpointFacts, other_files, read_facts
+from rosi_edge.declaration import sha256_of_bytes
+from rosi_edge.errors import RosiEdgeError
+from rosi_edge.injection.adapter import read_adapter
+from rosi_edge.injection.edits import RankOneEdit, by_matrix
+from rosi_edge.models.checkpoint import OWN_FACTS, Checkpoint
+from rosi_edge.models.gguf_file import GgufFile, printable
+from rosi_edge.progress import SILENT, Progress
+from rosi_edge.verify import EditedMatrix, Outcome, TensorCheck, Verification, same_edits
+
+_STEP = 1 << 22
+
+
+def verify_checkpoint(
+    folder: Path, base: Checkpoint, *, adapter: Path | None = None, progress: Progress = SILENT
+) -> Verification:
+    """Compare a hardened checkpoint with its base and with the edit it declares.
+
+    Args:
+        adapter: a LoRA of the edit, which must be the declared one.
+
+    Raises:
+        ModelFileError: the adapter is none. A folder that is damaged is no error but a finding.
+    """
+    given = _edits(adapter) if adapter is not None else None
+    run = _Verifier(folder, base, adapter, progress)
+    try:
+        with Checkpoint.open(folder) as model:
+            run.check(model, given)
+    except RosiEdgeError as error:
+        run.fail("readable", error.message)
+    return run.result()
+
+
+def _edits(path: Path) -> list[RankOneEdit]:
+    with GgufFile.open(path) as file:
+        return read_adapter(file)
+
+
+class _Verifier:
+    def __init__(self, folder: Path, base: Checkpoint, adapter: Path | None, progress: Progress) -> None:
+        self._folder, self._base, self._adapter, self._progress = folder, base, adapter, progress
+        names = ("readable", "metadata", "tensor_table", "other_tensors", "hashes", "source", "edit")
+        self._checks: dict[str, Outcome] = dict.fromkeys(names, "not checked")
+        if adapter is not None:
+            self._checks["adapter"] = "not checked"
+        self._problems: list[str] = []
+        self._tensors: list[TensorCheck] = []
+        self._rounding: str | None = None
+
+    def fail(self, check: str, problem: str) -> None:
+        self._checks[check] = "failed"
+        self._problems.append(printable(problem))
+
+    def _passed(self, check: str) -> None:
+        if self._checks[check] == "not checked":
+            self._checks[check] = "passed"
+
+    def result(self) -> Verification:
+        return Verification(
+            file=str(self._folder),
+            base=str(self._base.path),
+            adapter=None if self._adapter is None else str(self._adapter),
+            passed=not self._problems,
+            checks=self._checks,
+            problems=self._problems,
+            notes=[],
+            rounding=self._rounding,
+            tensors=self._tensors,
+        )
+
+    def check(self, model: Checkpoint, given: Sequence[RankOneEdit] | None) -> None:
+        self._passed("readable")
+        try:
+            facts = read_facts(self._folder)
+            edits = by_matrix(_edits(self._folder / EDITS))
+        except RosiEdgeError as error:
+            self.fail("edit", error.message)
+            return
+        self._rounding = facts.rounding
+        if given is not None:
+            problem = same_edits([edit for its in edits.values() for edit in its], given)
+            if problem is None:
+                self._passed("adapter")
+            else:
+                self.fail("adapter", problem)
+        self._check_other_files()
+        edited = {tensor.name for tensor in facts.tensors}
+        if edited != {its[0].tensor for its in edits.values()} or set(facts.aims) != set(edits):
+            self.fail("edit", f"{OWN_FACTS} and {EDITS} name different tensors")
+            return
+        if not self._check_headers(model, edited):
+            return
+        self._check_other_tensors(model, edited)
+        self._check_source(model)
+        self._check_edited(model, facts, edits)
+
+    def _check_other_files(self) -> None:
+        mine, theirs = other_files(self._folder), other_files(self._base.path)
+        for name in sorted(set(mine) ^ set(theirs)):
+            problem = "is missing" if name in theirs else "was added"
+            self.fail("metadata", f"{name} {problem}")
+        for name in sorted(set(mine) & set(theirs)):
+            if (self._folder / name).read_bytes() != (self._base.path / name).read_bytes():
+                self.fail("metadata", f"{name} is not the base's")
+        # Weights in another form than safetensors, or files that the index does not name.
+        known = {*self._base.files, *mine, EDITS, OWN_FACTS}
+        for path in sorted(self._folder.iterdir()):
+            if path.name not in known:
+                self.fail("metadata", f"{path.name} was added")
+        self._passed("metadata")
+
+    def _check_headers(self, model: Checkpoint, edited: set[str]) -> bool:
+        if model.files != self._base.files:
+            self.fail("tensor_table", "its files are not named as the base's")
+            return False
+        if missing := [name for name in edited if name not in self._base.tensors]:
+            self.fail("tensor_table", f"the base has no tensor {missing[0]}")
+            return False
+        for file in model.files:
+            lengths = []
+            for folder in (self._base.path, self._folder):
+                with (folder / file).open("rb") as stream:
+                    length = int.from_bytes(stream.read(8), "little")
+                    lengths.append(stream.read(length))
+            same_size = (self._folder / file).stat().st_size == (self._base.path / file).stat().st_size
+            if lengths[0] != lengths[1] or not same_size:
+                self.fail("tensor_table", f"the tensors of {file} are not laid out as the base's")
+                return False
+        self._passed("tensor_table")
+        return True
+
+    def _check_other_tensors(self, model: Checkpoint, edited: set[str]) -> None:
+        stored = {self._base.names[name] for name in edited}
+        with self._progress.stage("Comparing tensors", self._base.total_size) as advance:
+            for name, tensor in self._base.stored.items():
+                advance(tensor.size)
+                if name in stored:
+                    continue
+                old, new = self._base.stored_bytes(name), model.stored_bytes(name)
+                for start in range(0, tensor.size, _STEP):
+                    part = slice(start, start + _STEP)
+                    if not np.array_equal(old[part], new[part]):
+                        self.fail("other_tensors", f"{name} is not the base's")
+                        break
+        self._passed("other_tensors")
+
+    def _check_source(self, model: Checkpoint) -> None:
+        expected = model.metadata.get("rosi.source.sha256")
+        if isinstance(expected, str) and expected:
+            if self._base.sha256(self._progress) != expected:
+                self.fail("source", f"{self._base.path.name} is not the checkpoint that was hardened")
+            self._passed("source")
+
+    def _check_edited(
+        self, model: Checkpoint, facts: CheckpointFacts, edits: Mapping[str, tuple[RankOneEdit, ...]]
+    ) -> None:
+        with self._progress.stage("Checking edited tensors", len(facts.tensors)) as advance:
+            for declared in facts.tensors:
+                name = declared.name
+                if sha256_of_bytes(model.read_tensor(name)) != declared.sha256:
+                    self.fail("hashes", f"{name} was changed after it was written")
+                if sha256_of_bytes(self._base.read_tensor(name)) != declared.base_sha256:
+                    self.fail("hashes", f"{name} of the base is not what the edit was made from")
+                tensor = self._base.tensors[name]
+                its = edits[name]
+                if tensor.shape != (len(its[0].output), len(its[0].input)):
+                    self.fail("edit", f"the edit of {name} does not fit its shape {tensor.shape}")
+                    continue
+                pair = (its, facts.aims[name])
+                found = EditedMatrix(
+                    self._base, model, tensor, model.tensors[name], 0, pair, facts.rounding
+                ).check()
+                self._tensors.append(found)
+                for problem in found.problems:
+                    self.fail("edit", f"{name} {problem}")
+                advance(1)
+        self._passed("hashes")
+        self._passed("edit")
