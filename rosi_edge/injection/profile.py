@@ -18,8 +18,8 @@ Float32 = npt.NDArray[np.float32]
 
 _EDGE = 0.5
 """Layers over which the profile falls from nearly one to nearly nothing, in halves."""
-_LEAST_WEIGHT = 0.05
-"""A matrix with less is left alone: its edit would be all rounding."""
+_LEAST_WEIGHT = 0.15
+"""A matrix with less is left alone: its edit would be mostly rounding, or need a larger type to hold it."""
 
 
 @dataclass(frozen=True)
