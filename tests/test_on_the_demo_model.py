@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.model, pytest.mark.timeout(1800)]
 
 # Small: enough to see the method work, too little for the figures that it reaches.
 SIZES = {
-    Part.CALIBRATION: dict.fromkeys(Kind, 96),
+    Part.CALIBRATION: dict.fromkeys(Kind, 64),
     Part.CHOOSING: {Kind.HARMFUL: 20, Kind.HARMLESS: 20, Kind.SOUNDS_HARMFUL: 8},
     Part.REPORTING: {Kind.HARMFUL: 32, Kind.HARMLESS: 32, Kind.SOUNDS_HARMFUL: 8},
 }
@@ -37,7 +37,7 @@ OPTIONS = HardenOptions(
     paper=False,
     max_tokens=16,
     # A wide floor: a few prompts more or less decide nothing here.
-    conditional=ConditionalOptions(trials=3, answered=1, min_compliance=0.7, max_kl=0.15),
+    conditional=ConditionalOptions(trials=2, answered=1, min_compliance=0.7, max_kl=0.15),
     reference="demo",
 )
 
@@ -61,7 +61,7 @@ def test_hardened_and_proven(demo_model: Path, prompts: PromptPlan, tmp_path: Pa
     assert report.after.degenerate_rate.value == 0
     assert report.injection.delivered is not None and report.injection.delivered > 0.9
     check = report.rounding_check
-    assert check is not None and check.kl is not None and check.kl.value < 0.03
+    assert check is not None and check.kl_between is not None and check.kl_between.value < 0.03
 
     with GgufFile.open(demo_model) as before, GgufFile.open(target) as after:
         assert verify(target, before).passed
