@@ -69,8 +69,9 @@ def test_hardened_and_proven(demo_model: Path, prompts: PromptPlan, tmp_path: Pa
             n: (t.type, t.shape) for n, t in after.tensors.items()
         }
         assert report.output is not None and report.output.sha256 == sha256_of_model(after)
-        edited = {edit.tensor for edit in read_adapter(adapter)}
-        changed = {n for n in after.tensors if before.tensor_bytes(n) != after.tensor_bytes(n)}
+        changed = {n for n in after.tensors if bytes(before.tensor_bytes(n)) != bytes(after.tensor_bytes(n))}
+    with GgufFile.open(adapter) as exact:
+        edited = {edit.tensor for edit in read_adapter(exact)}
     assert changed == edited
     plain = Llama(str(target), n_ctx=256, verbose=False)
     try:
