@@ -44,7 +44,7 @@ from rosi_edge.injection.profile import Profile, Setting, conditional_edits
 from rosi_edge.models.architectures import WriteMatrix
 from rosi_edge.models.weights import Weights
 from rosi_edge.progress import SILENT, Progress
-from rosi_edge.runtime.engine import Engine
+from rosi_edge.runtime.engine import EditHandle, Engine
 from rosi_edge.search import FrontierPoint, LayerTrial, SearchResult
 
 Float32 = npt.NDArray[np.float32]
@@ -126,17 +126,31 @@ class _Point:
     score: FirstTokenScore
 
 
+@dataclass(frozen=True)
+class _Applied:
+    """Edits that the engine has active, and what it calls them."""
+
+    handle: EditHandle
+    edits: tuple[RankOneEdit, ...]
+
+
 def layer_candidates(calibration: Calibration, layer: int | None) -> list[CandidateDirection]:
-    """The directions of the layers worth trying: the given one, or about ten of the middle and upper ones and
-    in each layer its own."""
+    """The directions of the layers worth trying: the given one, or about ten of the middle and upper ones."""
     vectors = calibration.directions.vectors
     layers = len(vectors)
     chosen = [layer] if layer is not None else range(int(0.4 * layers), int(0.85 * layers) + 1, 1)
     step = max(1, -(-len(chosen) // 10))
-    single = [CandidateDirection(f"layer {number}", vectors[number], number) for number in chosen[::step]]
+    return [CandidateDirection(f"layer {number}", vectors[number], number) for number in chosen[::step]]
+
+
+def direction_candidates(calibration: Calibration, layer: int | None) -> list[CandidateDirection]:
+    """The measured directions that a search tries: those of ``layer_candidates``, and unless a layer is given
+    each layer's own in its place."""
+    single = layer_candidates(calibration, layer)
     if layer is not None:
         return single
-    return [*single, CandidateDirection(EACH_LAYERS_OWN, vectors, int(_MIDDLE * layers))]
+    vectors = calibration.directions.vectors
+    return [*single, CandidateDirection(EACH_LAYERS_OWN, vectors, int(_MIDDLE * len(vectors)))]
 
 
 def default_setting(
@@ -160,6 +174,35 @@ def default_setting(
     return Setting(
         middle.name, Form.RIDGE, plateau, plateau, below=(0.25, 0.1)[:benign_sets], strength=strength
     )
+
+
+def check_storage(url: str) -> None:
+    """Open a storage once, long before the search gets to it.
+
+    Raises:
+        RosiEdgeError: it cannot be opened.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with _storage_errors(url, None):
+        optuna.storages.get_storage(url)
+
+
+@contextmanager
+def _storage_errors(url: str | None, folder: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, ImportError, OSError, OptunaError, SQLAlchemyError) as error:
+        # The address is left out: it may hold a password.
+        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+        if url is None:
+            raise RosiEdgeError(
+                f"the search cannot keep what it tries in {folder}: {reason}",
+                "Make that folder writable, or name another one with ROSI_EDGE_CACHE",
+            ) from error
+        raise RosiEdgeError(
+            f"the storage given with --storage cannot be used: {reason}",
+            "Give an Optuna storage URL, such as sqlite:///search.db",
+        ) from error
 
 
 def search_conditional(
@@ -280,29 +323,31 @@ class _Search:
         return conditional_edits(self._file, self._matrices, self._keys, vector, setting)
 
     @contextmanager
-    def _loaded(self, setting: Setting) -> Iterator[int]:
-        handle = self._engine.load_edits(self._edits(setting))
+    def _applied(self, setting: Setting) -> Iterator[_Applied]:
+        """The setting's edits, active at its strength until the end."""
+        edits = self._edits(setting)
+        handle = self._engine.load_edits(edits)
         try:
-            yield handle
+            self._engine.apply({handle: setting.strength})
+            yield _Applied(handle, edits)
         finally:
             self._engine.apply({})
             self._engine.unload(handle)
 
     def _score(self, setting: Setting) -> _Point:
-        with self._loaded(setting) as handle:
-            self._engine.apply({handle: setting.strength})
+        with self._applied(setting):
             return _Point(setting, self._scorer.score())
 
     def _score_twice(self, setting: Setting) -> list[_Point]:
         """At the setting's strength and at the one where the divergence should be nine tenths of what is
         allowed."""
-        points = []
-        with self._loaded(setting) as handle:
-            for _ in range(1 if self._options.strength else 2):
-                self._engine.apply({handle: setting.strength})
-                points.append(_Point(setting, self._scorer.score()))
-                setting = setting.at(self._next_strength(points[-1]))
-        return points
+        with self._applied(setting) as applied:
+            first = _Point(setting, self._scorer.score())
+            if self._options.strength:
+                return [first]
+            second = setting.at(self._next_strength(first))
+            self._engine.apply({applied.handle: second.strength})
+            return [first, _Point(second, self._scorer.score())]
 
     def _next_strength(self, point: _Point) -> float:
         # The divergence grows about with the square of a small push.
@@ -335,24 +380,25 @@ class _Search:
         before = self._scorer.original
         with self._progress.stage("Trying directions", len(self._directions)) as advance:
             for candidate in self._directions.values():
-                point, *rest = self._score_twice(replace(start, direction=candidate.name))
-                values[candidate.name] = max(self._value(p.score) for p in (point, *rest))
+                points = self._score_twice(replace(start, direction=candidate.name))
+                values[candidate.name] = max(self._value(point.score) for point in points)
+                shown = points[0].score
                 trials.append(
                     LayerTrial(
                         candidate.layer,
                         start.strength,
-                        point.score.refused[0] - before.refused[0],
-                        point.score.refused[1] - before.refused[1],
-                        point.score.kl,
+                        shown.refused[0] - before.refused[0],
+                        shown.refused[1] - before.refused[1],
+                        shown.kl,
                         candidate.name,
                     )
                 )
-                for tried in (point, *rest):
+                for point in points:
                     self._progress.note(
-                        f"{candidate.name}, strength {tried.setting.strength:.3f}: "
-                        f"{tried.score.describe(self._names)}"
+                        f"{candidate.name}, strength {point.setting.strength:.3f}: "
+                        f"{point.score.describe(self._names)}"
                     )
-                    self._tell(tried)
+                    self._tell(point)
                 advance(1)
         return trials, sorted(values, key=lambda name: -values[name])
 
@@ -416,25 +462,14 @@ class _Search:
             "original": asdict(self._scorer.original),
         }
         name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-        storage: Any = options.storage
-        try:
+        with _storage_errors(options.storage, options.folder):
+            storage: Any = options.storage
             if storage is None and options.folder is not None:
                 options.folder.mkdir(parents=True, exist_ok=True)
                 storage = JournalStorage(JournalFileBackend(str(options.folder / f"{name}.journal")))
             return optuna.create_study(
                 study_name=name, storage=storage, direction="maximize", load_if_exists=True
             )
-        except (ValueError, ImportError, OSError, OptunaError, SQLAlchemyError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            if options.storage is None:
-                raise RosiEdgeError(
-                    f"the search cannot keep what it tries in {options.folder}: {reason}",
-                    "Make that folder writable, or name another one with ROSI_EDGE_CACHE",
-                ) from error
-            raise RosiEdgeError(
-                f"the storage given with --storage cannot be used: {reason}",
-                "Give an Optuna storage URL, such as sqlite:///search.db",
-            ) from error
 
     def _starting_points(self, direction: str) -> list[dict[str, Any]]:
         point = {"direction": direction, "form": str(Form.RIDGE), "center": 0.65, "width": 0.16}
@@ -492,8 +527,7 @@ class _Search:
                 left.remove(best)
                 again = best.setting
             setting, again = again, None
-            with self._loaded(setting) as handle:
-                self._engine.apply({handle: setting.strength})
+            with self._applied(setting) as applied:
                 harmless = self._ask_harmless(original)
                 compliance = harmless.judged.share(Verdict.COMPLIED)
                 if compliance.value < floor - 1e-12 and not options.strength:
@@ -510,16 +544,15 @@ class _Search:
                 if weaker is not None and not options.strength:
                     again = weaker
                     continue
-                frontier.append(self._ask(setting, original, harmless))
+                frontier.append(self._ask(setting, applied.edits, original, harmless))
             if options.strength:
                 break
             if keeps_constraints(frontier[-1], original, floor, options.max_kl):
                 again = self._stronger(setting, harmless)
         if not any(keeps_constraints(point, original, floor, np.inf) for point in frontier):
             for setting, harmless in closest[: max(0, _SHOWN - len(frontier))]:
-                with self._loaded(setting) as handle:
-                    self._engine.apply({handle: setting.strength})
-                    frontier.append(self._ask(setting, original, harmless))
+                with self._applied(setting) as applied:
+                    frontier.append(self._ask(setting, applied.edits, original, harmless))
         return frontier
 
     def _weaker(self, setting: Setting, harmless: Answered) -> Setting | None:
@@ -550,8 +583,10 @@ class _Search:
                 advance=advance,
             )
 
-    def _ask(self, setting: Setting, original: Behaviour, harmless: Answered) -> FrontierPoint:
-        """The rest of the prompts, of the edits applied now, which are the setting's."""
+    def _ask(
+        self, setting: Setting, edits: tuple[RankOneEdit, ...], original: Behaviour, harmless: Answered
+    ) -> FrontierPoint:
+        """The rest of the prompts, of the setting's edits, which are applied now."""
         behaviour = measure_behaviour(
             self._engine,
             self._sets,
@@ -564,7 +599,7 @@ class _Search:
             title="Asking a candidate",
         )
         layer = self._directions[setting.direction].layer
-        point = FrontierPoint(layer, setting.strength, behaviour, self._edits(setting), setting.describe())
+        point = FrontierPoint(layer, setting.strength, behaviour, edits, setting.describe())
         self._progress.note(f"{setting.describe()}: {point.describe()}")
         self._events.tried(_as_tried(point))
         return point

@@ -23,7 +23,7 @@ from rosi_edge.calibration import Calibration, calibrate, candidate_matrices
 from rosi_edge.conditional_search import (
     CandidateDirection,
     ConditionalOptions,
-    layer_candidates,
+    direction_candidates,
     search_conditional,
 )
 from rosi_edge.diagnosis import diagnose, nothing_to_choose
@@ -407,7 +407,7 @@ class HardeningSession:
             self._file,
             self.matrices,
             self._calibration,
-            [*layer_candidates(self._calibration, options.layer), *self._hole_candidates()],
+            [*direction_candidates(self._calibration, options.layer), *self._hole_candidates()],
             self._prompts.choosing,
             self._judge,
             options,

@@ -174,20 +174,14 @@ def check_targets(targets: Sequence[Target], found: FoundEdits | None, options: 
                 require_fit(weights, found)
 
 
-def _open_to_hardening(weights: GgufFile | Checkpoint, options: TransferOptions) -> None:
+def _open_to_hardening(weights: GgufFile | Checkpoint, options: TransferOptions) -> Mapping[str, Float32]:
+    """Refuse what cannot be hardened, or has been before; the importances of its matrices, where given."""
     matrices = require_hardenable(weights)
     if inspect(weights).hardened and not options.force:
         raise UnsupportedModelError(
             f"{weights.path.name} has been hardened before", "Harden the original file, or add --force"
         )
-    if options.imatrix is not None:
-        importance_for(options.imatrix, matrices)
-
-
-def _importance(weights: GgufFile | Checkpoint, options: TransferOptions) -> Mapping[str, Float32]:
-    if options.imatrix is None:
-        return {}
-    return importance_for(options.imatrix, write_matrices(weights))
+    return {} if options.imatrix is None else importance_for(options.imatrix, matrices)
 
 
 def transfer_all(
@@ -235,7 +229,7 @@ def transfer(
     watch = Stopwatch()
     progress.note(f"{target.reference} → {target.output}")
     with open_weights(target.model) as weights:
-        _open_to_hardening(weights, options)
+        importance = _open_to_hardening(weights, options)
         require_fit(weights, found)
         place = checked_place(target.model, target.output)
         with watch.measure("read"):
@@ -260,7 +254,7 @@ def transfer(
                 if options.rounding == "grid":
                     rounding = GridRounding(input_factors(engine, prompts.calibration, found.edits, progress))
                 else:
-                    rounding = Requantize(_importance(weights, options))
+                    rounding = Requantize(importance)
         with watch.measure("bake"):
             baked, draft = bake_draft(
                 weights,

@@ -143,24 +143,19 @@ def verify(
     return run.result()
 
 
-class _Verifier:
-    def __init__(
-        self,
-        path: Path,
-        base: GgufFile,
-        adapter: Path | None,
-        given: list[RankOneEdit] | None,
-        progress: Progress,
-    ) -> None:
-        self._path = path
-        self._base = base
-        self._adapter = adapter
-        self._given = given
-        self._progress = progress
-        self._checks: dict[str, Outcome] = dict.fromkeys(
-            ("readable", "seal", "metadata", "tensor_table", "other_tensors", "hashes", "source", "edit"),
-            "not checked",
-        )
+class Findings:
+    """What a comparison with the base has found so far.
+
+    Args:
+        path: what is checked.
+        base: what it is compared with.
+        adapter: an adapter it is compared with as well.
+        names: of the checks; none has been made yet.
+    """
+
+    def __init__(self, path: Path, base: Path, adapter: Path | None, names: Sequence[str]) -> None:
+        self._files = (path, base, adapter)
+        self._checks: dict[str, Outcome] = dict.fromkeys(names, "not checked")
         if adapter is not None:
             self._checks["adapter"] = "not checked"
         self._problems: list[str] = []
@@ -173,14 +168,22 @@ class _Verifier:
         self._problems.append(printable(problem))
 
     def _passed(self, check: str) -> None:
+        """Unless it has failed."""
         if self._checks[check] == "not checked":
             self._checks[check] = "passed"
 
+    def _compare_with_adapter(self, declared: Sequence[RankOneEdit], given: Sequence[RankOneEdit]) -> None:
+        problem = same_edits(declared, given)
+        if problem is not None:
+            self.fail("adapter", problem)
+        self._passed("adapter")
+
     def result(self) -> Verification:
+        path, base, adapter = self._files
         return Verification(
-            file=str(self._path),
-            base=str(self._base.path),
-            adapter=None if self._adapter is None else str(self._adapter),
+            file=str(path),
+            base=str(base),
+            adapter=None if adapter is None else str(adapter),
             passed=not self._problems,
             checks=self._checks,
             problems=self._problems,
@@ -188,6 +191,26 @@ class _Verifier:
             rounding=self._rounding,
             tensors=self._tensors,
         )
+
+
+class _Verifier(Findings):
+    def __init__(
+        self,
+        path: Path,
+        base: GgufFile,
+        adapter: Path | None,
+        given: list[RankOneEdit] | None,
+        progress: Progress,
+    ) -> None:
+        super().__init__(
+            path,
+            base.path,
+            adapter,
+            ("readable", "seal", "metadata", "tensor_table", "other_tensors", "hashes", "source", "edit"),
+        )
+        self._base = base
+        self._given = given
+        self._progress = progress
 
     def check(self, file: GgufFile) -> None:
         self._passed("readable")
@@ -231,12 +254,6 @@ class _Verifier:
             return Declaration("", tensors, tuple(self._given), (1.0,) * len(self._given))
         self._compare_with_adapter(declared.edits, self._given)
         return declared
-
-    def _compare_with_adapter(self, declared: Sequence[RankOneEdit], given: Sequence[RankOneEdit]) -> None:
-        problem = same_edits(declared, given)
-        if problem is not None:
-            self.fail("adapter", problem)
-        self._passed("adapter")
 
     # --- everything but the edited tensors -------------------------------------------------------------
 

@@ -19,9 +19,9 @@ from rosi_edge.errors import RosiEdgeError
 from rosi_edge.injection.adapter import read_adapter
 from rosi_edge.injection.edits import RankOneEdit, by_matrix
 from rosi_edge.models.checkpoint import OWN_FACTS, Checkpoint
-from rosi_edge.models.gguf_file import GgufFile, printable
+from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.progress import SILENT, Progress
-from rosi_edge.verify import EditedMatrix, Outcome, TensorCheck, Verification, same_edits
+from rosi_edge.verify import EditedMatrix, Findings, Verification
 
 _STEP = 1 << 22
 
@@ -52,37 +52,15 @@ def _edits(path: Path) -> list[RankOneEdit]:
         return read_adapter(file)
 
 
-class _Verifier:
+class _Verifier(Findings):
     def __init__(self, folder: Path, base: Checkpoint, adapter: Path | None, progress: Progress) -> None:
-        self._folder, self._base, self._adapter, self._progress = folder, base, adapter, progress
-        names = ("readable", "metadata", "tensor_table", "other_tensors", "hashes", "source", "edit")
-        self._checks: dict[str, Outcome] = dict.fromkeys(names, "not checked")
-        if adapter is not None:
-            self._checks["adapter"] = "not checked"
-        self._problems: list[str] = []
-        self._tensors: list[TensorCheck] = []
-        self._rounding: str | None = None
-
-    def fail(self, check: str, problem: str) -> None:
-        self._checks[check] = "failed"
-        self._problems.append(printable(problem))
-
-    def _passed(self, check: str) -> None:
-        if self._checks[check] == "not checked":
-            self._checks[check] = "passed"
-
-    def result(self) -> Verification:
-        return Verification(
-            file=str(self._folder),
-            base=str(self._base.path),
-            adapter=None if self._adapter is None else str(self._adapter),
-            passed=not self._problems,
-            checks=self._checks,
-            problems=self._problems,
-            notes=[],
-            rounding=self._rounding,
-            tensors=self._tensors,
+        super().__init__(
+            folder,
+            base.path,
+            adapter,
+            ("readable", "metadata", "tensor_table", "other_tensors", "hashes", "source", "edit"),
         )
+        self._folder, self._base, self._progress = folder, base, progress
 
     def check(self, model: Checkpoint, given: Sequence[RankOneEdit] | None) -> None:
         self._passed("readable")
@@ -94,11 +72,7 @@ class _Verifier:
             return
         self._rounding = facts.rounding
         if given is not None:
-            problem = same_edits([edit for its in edits.values() for edit in its], given)
-            if problem is None:
-                self._passed("adapter")
-            else:
-                self.fail("adapter", problem)
+            self._compare_with_adapter([edit for its in edits.values() for edit in its], given)
         self._check_other_files()
         edited = {tensor.name for tensor in facts.tensors}
         if edited != {its[0].tensor for its in edits.values()} or set(facts.aims) != set(edits):

@@ -16,7 +16,7 @@ from tiny_gguf import write_tiny_llama
 from rosi_edge.calibration import calibrate
 from rosi_edge.conditional_search import (
     ConditionalOptions,
-    layer_candidates,
+    direction_candidates,
     search_conditional,
 )
 from rosi_edge.errors import RosiEdgeError
@@ -57,7 +57,7 @@ def run(path: Path, options: ConditionalOptions, events: Events = Events()) -> S
                 file,
                 matrices,
                 calibration,
-                layer_candidates(calibration, options.layer),
+                direction_candidates(calibration, options.layer),
                 sets("choosing"),
                 KeywordJudge(),
                 options,

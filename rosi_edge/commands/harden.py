@@ -146,7 +146,7 @@ def harden(
     """Harden MODEL into a new file, of the same types and size where they hold the edit, and prove what it
     did."""
     from rosi_edge.attribute import prompts_and_judge
-    from rosi_edge.conditional_search import ConditionalOptions
+    from rosi_edge.conditional_search import ConditionalOptions, check_storage
     from rosi_edge.hardening import HardenOptions
     from rosi_edge.hardening import harden as run
     from rosi_edge.models.atomic import checked_target
@@ -165,7 +165,7 @@ def harden(
             "Add --rounding requantize, or --compare-rounding to compare with it, or leave --imatrix out",
         )
     if storage is not None:
-        _check_storage(storage)
+        check_storage(storage)
     prompts, judge, about = prompts_and_judge(
         attribute,
         {Kind.HARMFUL: harmful, Kind.HARMLESS: harmless, Kind.SOUNDS_HARMFUL: sounds_harmful},
@@ -266,22 +266,6 @@ def _command(storage: str | None) -> str:
         shown = make_url(storage).render_as_string(hide_password=True)
         arguments = [argument.replace(storage, shown) for argument in arguments]
     return shlex.join(["rosi-edge", *arguments])
-
-
-def _check_storage(url: str) -> None:
-    """Open the storage once: the search gets to it only after minutes."""
-    import optuna
-    from sqlalchemy.exc import SQLAlchemyError
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        optuna.storages.get_storage(url)
-    except (SQLAlchemyError, optuna.exceptions.OptunaError, ValueError, ImportError, OSError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise RosiEdgeError(
-            f"the storage given with --storage cannot be used: {reason}",
-            "Give an Optuna storage URL, such as sqlite:///search.db",
-        ) from error
 
 
 def _show(
