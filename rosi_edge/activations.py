@@ -14,11 +14,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from rosi_edge.injection.edits import tensor_and_expert
+
 Float32 = npt.NDArray[np.float32]
 
 
 class InputRows:
-    """Rows by matrix and prompt set, as float16 in a temporary folder. A context manager."""
+    """Rows by matrix and prompt set, as float16 in a temporary folder. A context manager.
+
+    A matrix is named as ``RankOneEdit.matrix`` is: every expert of a stack has rows of its own.
+    """
 
     def __init__(self, sets: int) -> None:
         self._sets = sets
@@ -37,6 +42,11 @@ class InputRows:
     @property
     def names(self) -> list[str]:
         return list(self._parts)
+
+    @property
+    def tensors(self) -> list[str]:
+        """The tensors that these matrices lie in."""
+        return list(dict.fromkeys(tensor_and_expert(name)[0] for name in self._parts))
 
     def add(self, name: str, rows: Float32, members: npt.NDArray[np.intp]) -> None:
         """Keep more rows of a matrix.

@@ -23,7 +23,13 @@ from threadpoolctl import threadpool_limits
 
 from rosi_edge.declaration import declare, declare_results, sha256_of_bytes
 from rosi_edge.errors import RosiEdgeError, UnsupportedModelError
-from rosi_edge.injection.edits import MOST_DIRECTIONS, RankOneEdit, by_matrix, leading
+from rosi_edge.injection.edits import (
+    MOST_DIRECTIONS,
+    RankOneEdit,
+    by_matrix,
+    leading,
+    tensor_and_expert,
+)
 from rosi_edge.models.checkpoint import Checkpoint
 from rosi_edge.models.gguf_file import GgufFile, TensorInfo
 from rosi_edge.models.rewrite import NewValue, Retyped, rewrite
@@ -48,6 +54,10 @@ _AIM_TOLERANCE = 0.005
 
 _PATIENCE = 0.1
 """Seconds between two looks at whether the listener wants to cancel."""
+
+
+def ignore_rounded(result: BakedTensor) -> None:
+    """For whoever does not want to hear of single matrices."""
 
 
 class UndeliveredError(RosiEdgeError):
@@ -135,6 +145,7 @@ def bake(
     aims: Mapping[str, Float32] | None = None,
     workers: int | None = None,
     progress: Progress = SILENT,
+    rounded: Callable[[BakedTensor], None] = ignore_rounded,
 ) -> list[BakedTensor]:
     """Write ``file`` with every edit (at its full strength) rounded into its tensor.
 
@@ -154,6 +165,8 @@ def bake(
         aims: for each edited matrix further real inputs, neither the rounding's nor the probes: what the
             first rounding delivers too little or too much on them is made good in a second one.
         workers: tensors rounded side by side; None for one a core, up to four.
+        rounded: called with what became of each matrix, in the order of the file, while the rest is still
+            being rounded; raising from it ends the bake as raising from ``progress`` does.
 
     Returns:
         what became of each matrix, in the order of their first edits.
@@ -180,7 +193,9 @@ def bake(
             (asked[edit.matrix] for edit in _in_order(by_tensor)),
         )
 
-    with rounding_ahead(file, by_tensor, settings, workers=workers, progress=progress) as following:
+    with rounding_ahead(
+        file, by_tensor, settings, workers=workers, progress=progress, rounded=rounded
+    ) as following:
 
         def make(name: str) -> Callable[[], Retyped]:
             def wait() -> Retyped:
@@ -211,12 +226,14 @@ def rounding_ahead(
     *,
     workers: int | None = None,
     progress: Progress = SILENT,
+    rounded: Callable[[BakedTensor], None] = ignore_rounded,
 ) -> Iterator[Callable[[], RoundedTensor]]:
     """Round tensors side by side, a few ahead of the asking.
 
     Args:
         by_tensor: what ``edits_by_tensor`` gives.
         workers: tensors rounded side by side; None for one a core, up to four.
+        rounded: called with what became of each matrix, as its tensor is handed out.
 
     Yields:
         a function that waits for the next tensor, in the order of ``by_tensor``.
@@ -235,6 +252,8 @@ def rounding_ahead(
         def following() -> RoundedTensor:
             work = ahead.next(advance)
             advance(1)
+            for result in work.baked:
+                rounded(result)
             return work
 
         try:
@@ -346,7 +365,9 @@ def _bake_tensor(
     also = "" if tried == 1 else f", and of {tried} types tried none delivers more than {best[1]}"
     raise UndeliveredError(
         f"{tensor.name} ({tensor.type.name}) delivers only {best[0]:.3f} of its edit{also}",
-        "Store such tensors in a larger type with --promote auto, or lower --min-delivered",
+        "Store such tensors in a larger type with --promote auto, or lower --min-delivered"
+        if len(tensor.shape) == 2
+        else "Use a file whose experts are stored in a larger type, or lower --min-delivered",
     )
 
 
@@ -357,12 +378,15 @@ def _kinds(tensor: TensorInfo, settings: Settings) -> Iterator[gguf.GGMLQuantiza
 
 
 def _short_of(baked: Sequence[BakedTensor], settings: Settings) -> BakedTensor | None:
-    """The tensor that delivers least, if that is too little. An edit without any push lacks nothing."""
-    if settings.min_delivered is None:
+    """The matrix that delivers least, if that is too little. An edit without any push lacks nothing. Experts
+    are measured on the few inputs that each gets, so of a stack of them the mean counts."""
+    pushed = [result for result in baked if result.delivered != 0 or result.noise != 0]
+    if settings.min_delivered is None or not pushed:
         return None
-    worst = min(baked, key=lambda result: result.delivered)
-    nothing_wanted = worst.delivered == 0 and worst.noise == 0
-    return worst if worst.delivered < settings.min_delivered and not nothing_wanted else None
+    worst = min(pushed, key=lambda result: result.delivered)
+    if tensor_and_expert(worst.name)[1] is not None:
+        worst = replace(worst, delivered=float(np.mean([result.delivered for result in pushed])))
+    return worst if worst.delivered < settings.min_delivered else None
 
 
 def _attempt(

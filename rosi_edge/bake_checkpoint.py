@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +20,21 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from rosi_edge.bake import BakedTensor, RoundedTensor, Settings, edits_by_tensor, rounding_ahead
+from rosi_edge.bake import (
+    BakedTensor,
+    RoundedTensor,
+    Settings,
+    edits_by_tensor,
+    ignore_rounded,
+    rounding_ahead,
+)
 from rosi_edge.declaration import DeclaredTensor
 from rosi_edge.errors import ModelFileError, OutputError
 from rosi_edge.injection.adapter import write_adapter
 from rosi_edge.injection.edits import RankOneEdit, by_matrix
 from rosi_edge.models.atomic import require_space
 from rosi_edge.models.checkpoint import OWN_FACTS, Checkpoint
-from rosi_edge.progress import SILENT, Progress
+from rosi_edge.progress import SILENT, Advance, Progress
 from rosi_edge.quantization.rounding import Rounding
 
 Float32 = npt.NDArray[np.float32]
@@ -50,6 +57,7 @@ def bake_checkpoint(
     aims: Mapping[str, Float32] | None = None,
     workers: int | None = None,
     progress: Progress = SILENT,
+    rounded: Callable[[BakedTensor], None] = ignore_rounded,
 ) -> list[BakedTensor]:
     """Write ``source`` with every edit (at its full strength) rounded into its tensor, as ``bake`` does.
 
@@ -69,7 +77,9 @@ def bake_checkpoint(
     with (
         _new_folder(folder, size=source.total_size) as draft,
         progress.stage("Writing the checkpoint", source.total_size) as advance,
-        rounding_ahead(source, by_tensor, settings, workers=workers, progress=progress) as following,
+        rounding_ahead(
+            source, by_tensor, settings, workers=workers, progress=progress, rounded=rounded
+        ) as following,
     ):
         waiting = list(by_tensor)
         for number, file in enumerate(source.files):
@@ -77,17 +87,17 @@ def bake_checkpoint(
                 position = 0
                 while waiting and source.tensors[waiting[0]].part == number:
                     tensor = source.tensors[waiting.pop(0)]
-                    _copy(old, new, position, tensor.offset)
-                    rounded = following()
-                    if len(rounded.data) != tensor.size:
+                    _copy(old, new, position, tensor.offset, advance)
+                    work = following()
+                    if len(work.data) != tensor.size:
                         raise ValueError(f"{tensor.name} has another size than before")
-                    new.write(rounded.data.data)
-                    done[tensor.name] = _without_bytes(rounded)
+                    new.write(work.data.data)
+                    advance(len(work.data))
+                    done[tensor.name] = _without_bytes(work)
                     position = tensor.end
-                _copy(old, new, position, (source.path / file).stat().st_size)
+                _copy(old, new, position, (source.path / file).stat().st_size, advance)
                 new.flush()
                 os.fsync(new.fileno())
-                advance(new.tell())
         for extra in other_files(source.path):
             shutil.copyfile(source.path / extra, draft / extra)
         write_adapter(draft / EDITS, edits, architecture=source.architecture)
@@ -158,7 +168,7 @@ def _without_bytes(work: RoundedTensor) -> RoundedTensor:
     return RoundedTensor(np.empty(0, dtype=np.uint8), work.type, work.baked, work.base_sha256, work.sha256)
 
 
-def _copy(old: BinaryIO, new: BinaryIO, start: int, end: int) -> None:
+def _copy(old: BinaryIO, new: BinaryIO, start: int, end: int, advance: Advance) -> None:
     old.seek(start)
     while start < end:
         piece = old.read(min(_COPIED_AT_A_TIME, end - start))
@@ -166,6 +176,7 @@ def _copy(old: BinaryIO, new: BinaryIO, start: int, end: int) -> None:
             raise ModelFileError(f"{old.name} became shorter while it was being read")
         new.write(piece)
         start += len(piece)
+        advance(len(piece))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from rosi_edge.activations import InputRows
 from rosi_edge.direction import Directions, LayerSeparation, separation_of
 from rosi_edge.evaluation.behaviour import RequestSets
 from rosi_edge.injection.conditional import Form, Key, solve_keys
-from rosi_edge.injection.edits import RankOneEdit
+from rosi_edge.injection.edits import RankOneEdit, tensor_and_expert
 from rosi_edge.models.architectures import WriteMatrix
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.prompts import PromptSet
@@ -38,6 +38,9 @@ _ANSWERED = 48
 _ANSWER_POSITIONS = 2
 _RESPONDING = 24
 """Prompts of each set on which the edits' own effect is read."""
+LEAST_ROWS = 8
+"""Inputs that an expert must have had from the positive set, and from each negative one, to be given a key:
+from fewer nothing can be said about the others it will get."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +109,9 @@ def calibrate(
                     chosen: npt.NDArray[np.intp] = chosen,
                     places: _Places = places,
                 ) -> None:
-                    assert tapped.rows is not None and tapped.prompts is not None
-                    from_end = places.from_end(tapped.prompts)
+                    assert tapped.rows is not None
+                    assert tapped.prompts is not None and tapped.places is not None
+                    from_end = places.from_end(tapped.prompts, tapped.places)
                     if isinstance(name, int):
                         streams[name, chosen] = tapped.rows[from_end == 0]
                         return
@@ -147,16 +151,14 @@ class _Places:
         shared = shared if shared >= SHORTEST_SHARED_PREFIX else 0
         self._own = np.minimum([len(prompt) - shared for prompt in prompts], last)
 
-    def from_end(self, owners: npt.NDArray[np.int32]) -> npt.NDArray[np.intp]:
+    def from_end(self, owners: npt.NDArray[np.int32], places: npt.NDArray[np.int32]) -> npt.NDArray[np.intp]:
         """For each row its distance from its prompt's last token, (n,); negative in the answer.
 
         Args:
-            owners: (n,), the prompt of each row, in order; of a prompt its positions in order, then those of
-                its answer.
+            owners: (n,), the prompt of each row.
+            places: (n,), which of its prompt's rows it is: of the prompt first, then of its answer.
         """
-        starts = np.flatnonzero(np.diff(owners, prepend=-1))
-        within = np.arange(len(owners)) - np.repeat(starts, np.diff(starts, append=len(owners)))
-        return np.asarray(self._own[owners] - 1 - within, dtype=np.intp)
+        return np.asarray(self._own[owners] - 1 - places, dtype=np.intp)
 
 
 def common_suffix(prompts: Sequence[Tokens]) -> int:
@@ -222,15 +224,23 @@ def solve(
     forms: Sequence[Form] = tuple(Form),
     progress: Progress = SILENT,
 ) -> dict[str, dict[Form, Key]]:
-    """Keys of every matrix whose inputs were read.
+    """Keys of every matrix whose inputs were read, but for experts that hardly any were sent to
+    (``LEAST_ROWS``).
 
     Args:
         responses: by matrix, what edits did to its inputs, to stay silent on.
     """
     keys = {}
+    experts = solved = 0
     with progress.stage("Solving keys", len(inputs.names)) as advance:
         for name in inputs.names:
             positive, *negatives, body = inputs.by_set(name)
+            if tensor_and_expert(name)[1] is not None:
+                experts += 1
+                if min(len(rows) for rows in (positive, *negatives)) < LEAST_ROWS:
+                    advance(1)
+                    continue
+                solved += 1
             response = [responses[name]] if responses and name in responses else []
             keys[name] = solve_keys(
                 positive,
@@ -240,6 +250,11 @@ def solve(
                 forms=forms,
             )
             advance(1)
+    if experts:
+        progress.note(
+            f"keys for {solved} of {experts} experts; the others were sent fewer than {LEAST_ROWS} inputs of "
+            "some prompt set"
+        )
     return keys
 
 
@@ -254,7 +269,7 @@ def read_responses(
     the edited and the original model on some of the calibration prompts."""
     texts = [text for group in calibration.sets for text in group.texts[:_RESPONDING]]
     prompts: list[Tokens] = engine.encode([ask(text) for text in texts])
-    request = TapRequest(inputs=tuple(calibration.inputs.names), last=POSITIONS, half=True)
+    request = TapRequest(inputs=tuple(calibration.inputs.tensors), last=POSITIONS, half=True)
     with progress.stage("Reading the edits' own effect", 2 * len(prompts)) as advance:
         before = engine.capture(prompts, request, advance=advance)
         handle = engine.load_edits(edits)
@@ -264,7 +279,20 @@ def read_responses(
         engine.unload(handle)
     responses = {}
     for name in calibration.inputs.names:
-        changed, original = after.inputs[name].rows, before.inputs[name].rows
-        assert changed is not None and original is not None
-        responses[name] = changed - original
+        # Edits may send a token to another expert than before.
+        if name in after.inputs and name in before.inputs:
+            responses[name] = _differences(after.inputs[name], before.inputs[name])
     return responses
+
+
+def _differences(after: Tapped, before: Tapped) -> Float32:
+    """Rows of the same positions of the same prompts, subtracted."""
+    assert after.rows is not None and before.rows is not None
+    _, one, two = np.intersect1d(_positions(after), _positions(before), True, return_indices=True)
+    return np.asarray(after.rows[one] - before.rows[two])
+
+
+def _positions(tapped: Tapped) -> npt.NDArray[np.int64]:
+    """A number for each row's position, (n,), rising with the prompts and with the places in them."""
+    assert tapped.prompts is not None and tapped.places is not None
+    return tapped.prompts.astype(np.int64) << 32 | tapped.places

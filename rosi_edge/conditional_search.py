@@ -22,6 +22,7 @@ import optuna
 from optuna.exceptions import OptunaError
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from rosi_edge.calibration import Calibration, Keys, read_responses, solve
@@ -38,6 +39,7 @@ from rosi_edge.evaluation.behaviour import (
 from rosi_edge.evaluation.verdicts import Judge, Verdict
 from rosi_edge.events import Events, Tried
 from rosi_edge.first_token import FirstTokenScore, FirstTokenScorer
+from rosi_edge.further_directions import FurtherDirection, further_directions
 from rosi_edge.injection.conditional import Form
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.injection.profile import Profile, Setting, conditional_edits
@@ -65,6 +67,8 @@ _SCREENED = 3
 """Points asked the harmless prompts for each that may be asked everything."""
 _SHOWN = 2
 """Points asked everything even when all break the floor."""
+_SAME_STRENGTH = 0.08
+"""Strengths that differ by a smaller share are not worth another score."""
 _STRONGER = 1.12
 _LEAST_STEP = 1.03
 """Next strength to ask for real answers, after one that kept the constraints."""
@@ -85,6 +89,8 @@ class ConditionalOptions:
         max_tokens: length of these answers.
         layer: a fixed layer of the direction.
         strength: a fixed strength.
+        directions: how many directions to inject at most; those after the first are of prompt categories, and
+            stay only if they make the model refuse more within the same constraints.
         storage: an Optuna storage URL that several processes share; None for a journal in ``folder``.
         folder: where journals are kept, so that an interrupted search goes on; None to keep nothing.
     """
@@ -99,6 +105,7 @@ class ConditionalOptions:
     max_tokens: int = 16
     layer: int | None = None
     strength: float | None = None
+    directions: int = 1
     storage: str | None = None
     folder: Path | None = None
     seed: int = 0
@@ -187,6 +194,16 @@ def check_storage(url: str) -> None:
         optuna.storages.get_storage(url)
 
 
+def shown_storage(url: str) -> str:
+    """The address of a storage as it may be shown: without its password.
+
+    Raises:
+        RosiEdgeError: it is no address.
+    """
+    with _storage_errors(url, None):
+        return make_url(url).render_as_string(hide_password=True)
+
+
 @contextmanager
 def _storage_errors(url: str | None, folder: Path | None) -> Iterator[None]:
     try:
@@ -241,7 +258,7 @@ class _Search:
         events: Events,
     ) -> None:
         self._events = events
-        names = set(calibration.inputs.names)
+        names = set(calibration.inputs.tensors)
         self._engine = engine
         self._file = file
         self._matrices = [matrix for matrix in matrices if matrix.name in names]
@@ -253,6 +270,8 @@ class _Search:
         self._options = options
         self._progress = progress
         self._keys: Keys = {}
+        self._further: dict[str, FurtherDirection] = {}
+        self._asked: dict[str, Setting] = {}
         self._deadline = time.monotonic() + options.time_limit if options.time_limit else None
 
     def run(self) -> SearchResult:
@@ -282,6 +301,7 @@ class _Search:
         sweep, order = self._sweep(start)
         points = self._explore(start, order)
         frontier = self._answer(points, original, floor)
+        frontier += self._with_further(choose(frontier, original, floor, options), original, floor)
         return SearchResult(
             original=original,
             floor=floor,
@@ -320,7 +340,11 @@ class _Search:
 
     def _edits(self, setting: Setting) -> tuple[RankOneEdit, ...]:
         vector = self._directions[setting.direction].vector
-        return conditional_edits(self._file, self._matrices, self._keys, vector, setting)
+        edits = conditional_edits(self._file, self._matrices, self._keys, vector, setting)
+        for category in setting.further:
+            own = self._further[category]
+            edits += conditional_edits(self._file, self._matrices, own.keys, own.vector, setting)
+        return edits
 
     @contextmanager
     def _applied(self, setting: Setting) -> Iterator[_Applied]:
@@ -339,13 +363,13 @@ class _Search:
             return _Point(setting, self._scorer.score())
 
     def _score_twice(self, setting: Setting) -> list[_Point]:
-        """At the setting's strength and at the one where the divergence should be nine tenths of what is
-        allowed."""
+        """At the setting's strength and, unless that is about the same, at the one where the divergence
+        should be nine tenths of what is allowed."""
         with self._applied(setting) as applied:
             first = _Point(setting, self._scorer.score())
-            if self._options.strength:
-                return [first]
             second = setting.at(self._next_strength(first))
+            if abs(second.strength / setting.strength - 1) < _SAME_STRENGTH:
+                return [first]
             self._engine.apply({applied.handle: second.strength})
             return [first, _Point(second, self._scorer.score())]
 
@@ -474,12 +498,16 @@ class _Search:
     def _starting_points(self, direction: str) -> list[dict[str, Any]]:
         point = {"direction": direction, "form": str(Form.RIDGE), "center": 0.65, "width": 0.16}
         point |= {"shift": 0.0, "mlp width": 0.16, "mlp": 1.0, "below": 0.25, "below others": 0.1}
+        # Benign requests that only sound harmful are the hard ones: pushed down further than the plain ones,
+        # they take many of these along.
+        hard = {"below": 0.25, "below others": 0.4}
+        attention = {"center": 0.67, "width": 0.17, "mlp width": 0.18, "mlp": 0.35}
         return [
             point,
-            point | {"below": 0.45, "below others": 0.2},
-            point | {"form": str(Form.DISCRIMINANT), "below": 0.35},
-            point | {"form": str(Form.NULL_SPACE), "below": 0.45},
-            point | {"center": 0.7, "width": 0.2, "mlp width": 0.2, "below": 0.4},
+            point | attention | hard | {"form": str(Form.DISCRIMINANT)},
+            point | {"form": str(Form.NULL_SPACE), "below": 0.45, "below others": 0.4},
+            point | attention | hard | {"below": 0.4},
+            point | hard | {"form": str(Form.DISCRIMINANT), "center": 0.7, "width": 0.2, "mlp width": 0.2},
         ]
 
     def _suggest(self, trial: optuna.Trial, directions: Sequence[str], strength: float) -> Setting:
@@ -555,6 +583,32 @@ class _Search:
                     frontier.append(self._ask(setting, applied.edits, original, harmless))
         return frontier
 
+    def _with_further(
+        self, best: FrontierPoint | None, original: Behaviour, floor: float
+    ) -> list[FrontierPoint]:
+        """The best point with the directions of categories added one by one, each asked for real answers."""
+        options = self._options
+        if best is None or options.directions < 2:
+            return []
+        setting = self._asked[best.setting]
+        harmful, harmless, *others = self._calibration.sets
+        frontier = []
+        for direction in further_directions(
+            self._engine,
+            RequestSets(harmful, harmless, *others),
+            self._matrices,
+            layer=best.layer,
+            most=options.directions - 1,
+            form=setting.form,
+            ridge=options.ridge,
+            progress=self._progress,
+        ):
+            self._further[direction.category] = direction
+            self._progress.note(f"direction of {direction.category}: {direction.rest:.2f} of it is its own")
+            setting = replace(setting, further=tuple(self._further))
+            frontier += self._answer([self._score(setting)], original, floor)
+        return frontier
+
     def _weaker(self, setting: Setting, harmless: Answered) -> Setting | None:
         """The setting at the strength whose divergence is allowed; None when it is already. The divergence
         grows about with the square of the strength."""
@@ -599,7 +653,8 @@ class _Search:
             title="Asking a candidate",
         )
         layer = self._directions[setting.direction].layer
-        point = FrontierPoint(layer, setting.strength, behaviour, edits, setting.describe())
+        point = FrontierPoint(layer, setting.strength, behaviour, edits, setting.describe(), setting.further)
+        self._asked[point.setting] = setting
         self._progress.note(f"{setting.describe()}: {point.describe()}")
         self._events.tried(_as_tried(point))
         return point
@@ -630,6 +685,7 @@ def _from_json(values: Mapping[str, Any]) -> _Point:
     setting = dict(values["setting"])
     setting |= {name: Profile(**setting[name]) for name in ("attention", "mlp")}
     setting |= {"form": Form(setting["form"]), "below": tuple(setting["below"])}
+    setting["further"] = tuple(setting.get("further", ()))
     score = FirstTokenScore(tuple(values["score"]["refused"]), values["score"]["kl"])
     return _Point(Setting(**setting), score)
 

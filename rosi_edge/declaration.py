@@ -16,9 +16,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from rosi_edge.errors import ModelFileError
+from rosi_edge.errors import ModelFileError, UnsupportedModelError
 from rosi_edge.injection.edits import MOST_DIRECTIONS, RankOneEdit
-from rosi_edge.models.gguf_file import GgufFile, MetadataArray
+from rosi_edge.models.gguf_file import MAX_ARRAY_ELEMENTS, GgufFile, MetadataArray
 from rosi_edge.models.rewrite import NewValue
 
 Float32 = npt.NDArray[np.float32]
@@ -60,9 +60,18 @@ def declare(rounding: str, names: Sequence[str], edits: Sequence[RankOneEdit]) -
     Args:
         names: the edited tensors.
         edits: at full strength; one or more for each of ``names``.
+
+    Raises:
+        UnsupportedModelError: there are more numbers in them than a file's metadata may hold.
     """
     if not edits:
         return {}
+    numbers = sum(len(edit.input) for edit in edits)
+    if numbers > MAX_ARRAY_ELEMENTS:
+        raise UnsupportedModelError(
+            f"the {len(edits)} edits hold {numbers} numbers, and a file can declare {MAX_ARRAY_ELEMENTS}",
+            "Edit fewer matrices: the conditional method leaves many experts alone",
+        )
     outputs: dict[bytes, int] = {}
     vectors: list[Float32] = []
     output_of: list[int] = []

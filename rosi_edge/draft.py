@@ -6,14 +6,14 @@ GGUF files and checkpoint folders are treated alike from here on.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from rosi_edge.bake import BakedTensor, bake
+from rosi_edge.bake import BakedTensor, bake, ignore_rounded
 from rosi_edge.bake_checkpoint import bake_checkpoint, checked_folder
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.models.atomic import checked_target, put_in_place
@@ -90,6 +90,7 @@ def bake_draft(
     compare: Rounding | None = None,
     aims: Mapping[str, Float32] | None = None,
     progress: Progress = SILENT,
+    rounded: Callable[[BakedTensor], None] = ignore_rounded,
 ) -> tuple[list[BakedTensor], Draft]:
     """Write the draft of ``place``; see ``bake``. A checkpoint keeps its types, whatever ``promotion`` is.
 
@@ -110,6 +111,7 @@ def bake_draft(
             compare=compare,
             aims=aims,
             progress=progress,
+            rounded=rounded,
         )
         return baked, Draft(((draft, place),))
     draft = place.with_name(f".{place.name}.draft.gguf")
@@ -125,6 +127,7 @@ def bake_draft(
         compare=compare,
         aims=aims,
         progress=progress,
+        rounded=rounded,
     )
     drafts, places = output_places(weights, draft), output_places(weights, place)
     return baked, Draft(tuple(zip(drafts, places, strict=True)))

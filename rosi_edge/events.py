@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from rosi_edge.bake import BakedTensor
 from rosi_edge.direction import LayerSeparation
 
 
@@ -41,7 +42,9 @@ class Events:
     Attributes:
         separation: a layer's separation is known.
         tried: a point of the search has been measured.
+        baked: a matrix has been rounded into the new file, in the order of the file.
     """
 
     separation: Callable[[LayerSeparation], None] = _ignore
     tried: Callable[[Tried], None] = _ignore
+    baked: Callable[[BakedTensor], None] = _ignore

@@ -23,13 +23,14 @@ from rosi_edge.calibration import Calibration, calibrate, candidate_matrices
 from rosi_edge.conditional_search import (
     CandidateDirection,
     ConditionalOptions,
+    check_storage,
     direction_candidates,
     search_conditional,
 )
 from rosi_edge.diagnosis import diagnose, nothing_to_choose
 from rosi_edge.direction import DEFAULT_ELICITATION, Directions, extract_directions
 from rosi_edge.draft import Draft, bake_draft, checked_place
-from rosi_edge.errors import OutputError, UnsupportedModelError
+from rosi_edge.errors import OutputError, RosiEdgeError, UnsupportedModelError
 from rosi_edge.evaluation.behaviour import (
     Behaviour,
     RequestSets,
@@ -45,6 +46,7 @@ from rosi_edge.injection.adapter import write_adapter
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.injection.rosi import rosi_edits, row_means
 from rosi_edge.injection.write_directions import adapter_gains
+from rosi_edge.models.architectures import expert_counts
 from rosi_edge.models.atomic import checked_target
 from rosi_edge.models.checkpoint import Checkpoint
 from rosi_edge.models.gguf_file import GgufFile
@@ -53,7 +55,7 @@ from rosi_edge.models.open_weights import open_weights
 from rosi_edge.models.rewrite import NewValue, refuse_same_file
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.prompt_plan import PromptPlan
-from rosi_edge.quantization.grid_rounding import GridRounding
+from rosi_edge.quantization.grid_rounding import GridRounding, InputFactor
 from rosi_edge.quantization.imatrix import importance_for
 from rosi_edge.quantization.promotion import AUTO, Promotion
 from rosi_edge.quantization.rounding import Requantize, Rounding
@@ -61,7 +63,7 @@ from rosi_edge.report import schema
 from rosi_edge.report.facts import OutputFile
 from rosi_edge.report.from_hardening import RoundingCheck, Run, hardening_report
 from rosi_edge.report.schema import Method
-from rosi_edge.rounding_inputs import input_factors, unseen_inputs
+from rosi_edge.rounding_inputs import input_factors, stand_ins, unseen_inputs
 from rosi_edge.runtime.engine import Engine, EngineOptions, StoppableEngine, ask
 from rosi_edge.runtime.open_engine import open_engine
 from rosi_edge.search import FrontierPoint, SearchOptions, SearchResult, best_balance, search
@@ -116,6 +118,27 @@ class HardenOptions:
     reference: str = ""
     command: str = ""
     seed: int = 0
+
+    def check(self) -> None:
+        """Refuse what does not go together, or cannot be opened or written, before anything long begins.
+
+        Raises:
+            RosiEdgeError: what is wrong, in the words of the flags.
+        """
+        if self.imatrix is not None and self.rounding == "grid" and not self.compare_rounding:
+            raise RosiEdgeError(
+                "--imatrix is for requantization, and grid rounding does not quantize again",
+                "Add --rounding requantize, or --compare-rounding to compare with it, or leave --imatrix out",
+            )
+        if self.conditional.directions > 1 and self.method == "rosi":
+            raise RosiEdgeError(
+                "several directions need keys of their own, which the paper's method has not",
+                "Leave --directions or --method rosi out",
+            )
+        if self.conditional.storage is not None:
+            check_storage(self.conditional.storage)
+        if self.adapter is not None:
+            checked_target(self.adapter)
 
 
 def harden(
@@ -217,9 +240,10 @@ class HardeningSession:
                 f"{self.model.name} has no layer {unknown[0]}",
                 f"Choose --layer from 0 to {blocks - 1}, or auto",
             )
-        self._importance = {}
+        importance: Mapping[str, Float32] = {}
         if self.options.imatrix is not None:
-            self._importance = importance_for(self.options.imatrix, self.matrices)
+            importance = importance_for(self.options.imatrix, self.matrices)
+        self._importance = importance
 
     def __enter__(self) -> HardeningSession:
         return self
@@ -248,8 +272,13 @@ class HardeningSession:
         if self._engine is not None and not self._engine.alive:
             self._stop_engine()
         if self._engine is None:
-            self._engine = open_engine(self.model, replace(self.options.engine, held=_HELD))
+            self._engine = self._opened(self.model, replace(self.options.engine, held=_HELD))
         return self._engine
+
+    def _opened(self, model: Path, options: EngineOptions) -> StoppableEngine:
+        with self.progress.stage("Loading the model") as advance:
+            # There is no engine to cancel yet: the listener is asked.
+            return open_engine(model, options, look=lambda: advance(0))
 
     def _stop_engine(self) -> None:
         if self._engine is not None:
@@ -261,12 +290,12 @@ class HardeningSession:
         """Other options for the steps to come; a calibration that has been made is kept.
 
         Raises:
-            UnsupportedModelError: as the constructor does.
+            RosiEdgeError: as the constructor does; the options are those from before then.
         """
         before, self.options = self.options, options
         try:
             self._check()
-        except UnsupportedModelError:
+        except RosiEdgeError:
             self.options = before
             raise
         if options.engine != before.engine:
@@ -350,6 +379,7 @@ class HardeningSession:
         """Which direction, where, how strong; leaves the choice in ``chosen``."""
         if self.directions is None:
             raise ValueError("calibrate first")
+        self.paper = None
         with self._watch.measure("search"):
             if self.options.method == "rosi":
                 found = self._search_paper(self.options.search)
@@ -495,14 +525,15 @@ class HardeningSession:
         with self._watch.measure("probe"):
             self.apply(None)
             self._probes, self._aims = unseen_inputs(
-                self.engine, self._prompts.choosing, [edit.tensor for edit in edits], self.progress
+                self.engine, self._prompts.choosing, edits, self.progress
             )
+            factors: Mapping[str, InputFactor] = {}
             if self.options.rounding == "grid":
-                self._rounding = GridRounding(
-                    input_factors(self.engine, self._prompts.calibration, edits, self.progress)
-                )
+                factors = input_factors(self.engine, self._prompts.calibration, edits, self.progress)
+                self._rounding = GridRounding(factors)
             else:
                 self._rounding = Requantize(self._importance)
+            self._probes = {**self._probes, **stand_ins(edits, self._probes, factors)}
         # Two models at once would need twice the memory.
         self._stop_engine()
         with self._watch.measure("bake"):
@@ -518,6 +549,7 @@ class HardeningSession:
                 promotion=self.options.promotion,
                 compare=Requantize(self._importance) if self.options.compare_rounding else None,
                 progress=self.progress,
+                rounded=self.events.baked,
             )
         return self.baked
 
@@ -529,7 +561,7 @@ class HardeningSession:
         """The written file on the reporting prompts, and against the exact edit on the choosing ones."""
         if self._draft is None or self.before is None or self.chosen is None:
             return None
-        with open_engine(self._draft.model, self.options.engine) as engine:
+        with self._opened(self._draft.model, self.options.engine) as engine:
             self._hardened_engine = engine
             try:
                 with self._watch.measure("evaluate after"):
@@ -604,6 +636,7 @@ class HardeningSession:
                         self._scaled_edits(),
                         architecture=self.inspection.architecture or "",
                         gains=adapter_gains(self._file, self.matrices),
+                        experts=expert_counts(self.matrices),
                     )
                 self._draft.keep()
                 self._draft = None
@@ -631,7 +664,7 @@ class HardeningSession:
                 stress_after=self.stress_after,
                 baked=self.baked,
                 paper=self.paper,
-                findings=self.findings,
+                findings=[*self.findings, *self._unedited_experts()],
                 verdict=verdict,
                 written=written,
                 stages=self._watch.stages,
@@ -645,6 +678,21 @@ class HardeningSession:
         if self._draft is not None:
             self._draft.drop()
             self._draft = None
+
+    def _unedited_experts(self) -> list[str]:
+        """How many experts of the edited stacks got an edit, if not all did."""
+        if self.chosen is None:
+            return []
+        edited = {edit.matrix: edit.tensor for edit in self.chosen.edits if edit.expert is not None}
+        counts = expert_counts(self.matrices)
+        total = sum(counts[tensor] for tensor in set(edited.values()))
+        if len(edited) == total:
+            return []
+        finding = (
+            f"{len(edited)} of {total} experts were edited; the others were sent too few of the calibration "
+            "prompts to tell what they answer to."
+        )
+        return [finding]
 
     def _metadata(self, edits: Sequence[RankOneEdit]) -> dict[str, NewValue]:
         assert self.chosen is not None and self.directions is not None

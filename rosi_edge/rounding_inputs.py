@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from rosi_edge.evaluation.behaviour import RequestSets
-from rosi_edge.injection.edits import RankOneEdit
+from rosi_edge.injection.edits import RankOneEdit, by_matrix
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.quantization.grid_rounding import InputFactor, input_factor
 from rosi_edge.runtime.engine import Engine, ask
@@ -20,44 +20,75 @@ _PROBE_PROMPTS = 48
 _FACTOR_PROMPTS = 56
 _FACTOR_ANSWER = 6
 _FACTOR_RANK = 128
+_EXPERT_RANK = 32
+"""Directions kept of an expert's inputs: there are hundreds of experts, and each has few inputs."""
+_LEAST_PROBES = 8
+"""Inputs of an expert that are enough to measure on."""
 
 
 def unseen_inputs(
-    engine: Engine, sets: RequestSets, names: Sequence[str], progress: Progress = SILENT
+    engine: Engine, sets: RequestSets, edits: Sequence[RankOneEdit], progress: Progress = SILENT
 ) -> tuple[dict[str, Float32], dict[str, Float32]]:
-    """Inputs of matrices at the last prompt token, (n, columns) each: one half to measure what arrived, the
-    other to correct the rounding by.
+    """Inputs of edited matrices, (n, columns) each: one half to measure what arrived, the other to correct
+    the rounding by. They are those at the last prompt token; where experts are edited, which get only some of
+    the tokens, those at all positions. Experts that got hardly any are left out; see ``stand_ins``.
 
     Args:
         sets: prompts that the edits were not fitted to.
-        names: tensors.
     """
     groups = [sets.harmful.take(_PROBE_PROMPTS), sets.harmless.take(_PROBE_PROMPTS)]
     prompts = engine.encode([ask(text) for group in groups for text in group.texts])
-    wanted = tuple(dict.fromkeys(names))
+    wanted = tuple(dict.fromkeys(edit.tensor for edit in edits))
+    experts = {edit.matrix for edit in edits if edit.expert is not None}
+    positions = Positions.ALL if experts else Positions.LAST
     with progress.stage("Reading inputs of write matrices", len(prompts)) as advance:
-        capture = engine.capture(prompts, TapRequest(inputs=wanted), advance=advance)
-    rows = {name: tapped.rows for name, tapped in capture.inputs.items() if tapped.rows is not None}
+        capture = engine.capture(prompts, TapRequest(inputs=wanted, positions=positions), advance=advance)
+    edited = by_matrix(edits)
+    rows = {
+        name: tapped.rows
+        for name, tapped in capture.inputs.items()
+        if tapped.rows is not None
+        and name in edited
+        and (name not in experts or tapped.count >= _LEAST_PROBES)
+    }
     return {name: r[::2] for name, r in rows.items()}, {name: r[1::2] for name, r in rows.items()}
+
+
+def stand_ins(
+    edits: Sequence[RankOneEdit], known: Mapping[str, Float32], factors: Mapping[str, InputFactor]
+) -> dict[str, Float32]:
+    """Inputs to measure on for edited matrices that are not among the ``known`` ones: the directions of the
+    inputs that the rounding knows, or the edits' own input vectors."""
+    return {
+        name: factors[name].directions if name in factors else np.stack([edit.input for edit in its])
+        for name, its in by_matrix(edits).items()
+        if name not in known
+    }
 
 
 def input_factors(
     engine: Engine, sets: RequestSets, edits: Sequence[RankOneEdit], progress: Progress = SILENT
 ) -> dict[str, InputFactor]:
-    """Second moments of every edited matrix's inputs at all positions, answers included."""
+    """Second moments of every edited matrix's inputs at all positions, answers included. An expert that none
+    of them is sent to is taken to get the inputs that its edits are for."""
     groups = [sets.harmful, sets.harmless, *([sets.sounds_harmful] if sets.sounds_harmful else [])]
     texts = [text for group in groups for text in group.take(_FACTOR_PROMPTS).texts]
     prompts = engine.encode([ask(text) for text in texts])
-    pushes: dict[str, list[Float32]] = {}
-    for edit in edits:
-        pushes.setdefault(edit.tensor, []).append(edit.input)
-    request = TapRequest(inputs=tuple(pushes), positions=Positions.ALL, answer=_FACTOR_ANSWER, half=True)
+    pushes = {name: np.stack([edit.input for edit in its]) for name, its in by_matrix(edits).items()}
+    experts = {edit.matrix for edit in edits if edit.expert is not None}
+    tensors = tuple(dict.fromkeys(edit.tensor for edit in edits))
+    request = TapRequest(inputs=tensors, positions=Positions.ALL, answer=_FACTOR_ANSWER, half=True)
     factors: dict[str, InputFactor] = {}
 
     def visit(name: int | str, tapped: Tapped) -> None:
         assert isinstance(name, str) and tapped.rows is not None
-        factors[name] = input_factor(tapped.rows, _FACTOR_RANK, np.stack(pushes[name]))
+        if name in pushes:
+            rank = _EXPERT_RANK if name in experts else _FACTOR_RANK
+            factors[name] = input_factor(tapped.rows, rank, pushes[name])
 
     with progress.stage("Reading inputs at all positions", len(prompts)) as advance:
         engine.capture_each(prompts, request, visit, advance=advance)
+    for name in pushes:
+        if name not in factors:
+            factors[name] = input_factor(pushes[name], _EXPERT_RANK, pushes[name])
     return factors

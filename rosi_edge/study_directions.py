@@ -9,26 +9,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rosi_edge.calibration import Calibration, Keys, calibrate, candidate_matrices, solve
+from rosi_edge.calibration import calibrate, candidate_matrices, solve
 from rosi_edge.conditional_search import default_setting, layer_candidates
 from rosi_edge.evaluation.behaviour import RequestSets, measure_behaviour, refusal_openings
 from rosi_edge.evaluation.verdicts import Judge
 from rosi_edge.first_token import FirstTokenScore, FirstTokenScorer
-from rosi_edge.injection.conditional import Form
+from rosi_edge.further_directions import FurtherDirection, further_directions, of_category
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.injection.profile import conditional_edits
-from rosi_edge.injection.several import category_directions
 from rosi_edge.models.architectures import WriteMatrix
 from rosi_edge.models.weights import Weights
 from rosi_edge.progress import SILENT, Progress
-from rosi_edge.prompts import PromptSet
-from rosi_edge.runtime.engine import Engine, ask
-from rosi_edge.runtime.taps import TapRequest
+from rosi_edge.runtime.engine import Engine
 from rosi_edge.study import at_equal_divergence
 
 _RIDGE = 0.01
-_NEGATIVES = 96
-"""Prompts of each negative set in the pass for a category's key."""
 PAYS = 0.02
 """Share of harmful prompts more that must open with a refusal for another direction to pay."""
 
@@ -100,63 +95,38 @@ def study_directions(
     )
     judged = [one for one in (original.harmful, original.harmless, original.sounds_harmful) if one]
     names = sorted({prompt.category for prompt in choosing.harmful.prompts if prompt.category})
-    categories = [_of_category(choosing.harmful, name) for name in names]
+    categories = [of_category(choosing.harmful, name) for name in names]
     scorer = FirstTokenScorer(
         engine, [choosing.harmful, choosing.harmless, *categories], refusal_openings(judged)
     )
 
-    first, keys = _keys(engine, sets, candidates, progress)
-    directions = layer_candidates(first, None)
-    setting = default_setting(candidates, layers, directions, benign_sets=len(first.sets) - 1)
-    chosen = next(candidate for candidate in directions if candidate.name == setting.direction)
-    prompts = engine.encode([ask(text) for text in (*sets.harmful.texts, *sets.harmless.texts)])
-    with progress.stage("Reading the stream", len(prompts)) as advance:
-        rows = engine.capture(prompts, TapRequest(blocks=(chosen.layer,)), advance=advance).stream_rows(
-            chosen.layer
-        )
-    count = len(sets.harmful)
-    common, further = category_directions(
-        rows[:count], [prompt.category for prompt in sets.harmful.prompts], rows[count:], most - 1
-    )
-    edits = list(conditional_edits(file, candidates, keys, common, setting))
-    results = [_measure(engine, scorer, edits, setting.strength, (), ())]
-    for number, direction in enumerate(further, start=1):
-        own = RequestSets(
-            _of_category(sets.harmful, direction.category),
-            sets.harmless.take(_NEGATIVES),
-            sets.sounds_harmful.take(_NEGATIVES) if sets.sounds_harmful else None,
-        )
-        _, its_keys = _keys(engine, own, candidates, progress)
-        edits += conditional_edits(file, candidates, its_keys, direction.vector, setting)
-        used = further[:number]
-        results.append(
-            _measure(
-                engine,
-                scorer,
-                edits,
-                setting.strength,
-                tuple(each.category for each in used),
-                tuple(each.rest for each in used),
-            )
-        )
+    first = calibrate(engine, sets, candidates, progress=progress)
+    with first.inputs:
+        directions = layer_candidates(first, None)
+        setting = default_setting(candidates, layers, directions, benign_sets=len(first.sets) - 1)
+        common = next(candidate for candidate in directions if candidate.name == setting.direction)
+        keys = solve(first.inputs, ridge=_RIDGE, forms=[setting.form], progress=progress)
+    edits = list(conditional_edits(file, candidates, keys, common.vector, setting))
+    results = [_measure(engine, scorer, edits, setting.strength, ())]
+    used: list[FurtherDirection] = []
+    for direction in further_directions(
+        engine,
+        sets,
+        candidates,
+        layer=common.layer,
+        most=most - 1,
+        form=setting.form,
+        ridge=_RIDGE,
+        progress=progress,
+    ):
+        used.append(direction)
+        edits += conditional_edits(file, candidates, direction.keys, direction.vector, setting)
+        results.append(_measure(engine, scorer, edits, setting.strength, used))
     return DirectionsStudy(
         tuple((name, len(each)) for name, each in zip(names, categories, strict=True)),
-        _result(scorer.original, (), ()),
+        _result(scorer.original, ()),
         tuple(results),
     )
-
-
-def _keys(
-    engine: Engine, sets: RequestSets, matrices: Sequence[WriteMatrix], progress: Progress
-) -> tuple[Calibration, Keys]:
-    calibration = calibrate(engine, sets, matrices, progress=progress)
-    with calibration.inputs as inputs:
-        return calibration, solve(inputs, ridge=_RIDGE, forms=[Form.RIDGE], progress=progress)
-
-
-def _of_category(prompts: PromptSet, category: str) -> PromptSet:
-    members = [prompt for prompt in prompts.prompts if prompt.category == category]
-    return PromptSet.of(f"{prompts.name}: {category}", members, prompts.source)
 
 
 def _measure(
@@ -164,16 +134,22 @@ def _measure(
     scorer: FirstTokenScorer,
     edits: Sequence[RankOneEdit],
     strength: float,
-    added: tuple[str, ...],
-    rest: tuple[float, ...],
+    used: Sequence[FurtherDirection],
 ) -> DirectionsResult:
     handle = engine.load_edits(edits)
     try:
-        return _result(at_equal_divergence(engine, scorer, handle, strength), added, rest)
+        return _result(at_equal_divergence(engine, scorer, handle, strength), used)
     finally:
         engine.apply({})
         engine.unload(handle)
 
 
-def _result(score: FirstTokenScore, added: tuple[str, ...], rest: tuple[float, ...]) -> DirectionsResult:
-    return DirectionsResult(added, rest, score.refused[0], score.refused[1], score.refused[2:], score.kl)
+def _result(score: FirstTokenScore, used: Sequence[FurtherDirection]) -> DirectionsResult:
+    return DirectionsResult(
+        tuple(direction.category for direction in used),
+        tuple(direction.rest for direction in used),
+        score.refused[0],
+        score.refused[1],
+        score.refused[2:],
+        score.kl,
+    )

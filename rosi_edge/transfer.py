@@ -42,7 +42,7 @@ from rosi_edge.models.rewrite import NewValue
 from rosi_edge.models.weights import Weights
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.prompt_plan import PromptPlan
-from rosi_edge.quantization.grid_rounding import GridRounding
+from rosi_edge.quantization.grid_rounding import GridRounding, InputFactor
 from rosi_edge.quantization.imatrix import importance_for
 from rosi_edge.quantization.promotion import AUTO, Promotion
 from rosi_edge.quantization.rounding import Requantize, Rounding
@@ -50,7 +50,7 @@ from rosi_edge.report import schema
 from rosi_edge.report.facts import ModelFacts
 from rosi_edge.report.from_behaviour import figures, report_changes
 from rosi_edge.report.from_hardening import edited_tensors
-from rosi_edge.rounding_inputs import input_factors, unseen_inputs
+from rosi_edge.rounding_inputs import input_factors, stand_ins, unseen_inputs
 from rosi_edge.runtime.engine import EngineOptions
 from rosi_edge.runtime.open_engine import open_engine
 from rosi_edge.stopwatch import Stopwatch
@@ -146,11 +146,17 @@ def require_fit(weights: Weights, found: FoundEdits) -> None:
     shapes = {matrix.name: matrix.shape for matrix in write_matrices(weights)}
     for edit in found.edits:
         wanted = (len(edit.output), len(edit.input))
-        if edit.tensor not in shapes or shapes[edit.tensor][-2:] != wanted:
+        shape = shapes.get(edit.tensor, ())
+        if shape[-2:] != wanted or not _holds(shape[:-2], edit.expert):
             raise UnsupportedModelError(
                 f"the edit of {edit.tensor} is for a matrix of {wanted}, which {name} does not have",
                 "Give a file of the same model",
             )
+
+
+def _holds(experts: tuple[int, ...], number: int | None) -> bool:
+    """Whether a matrix, or a stack of so many, has the matrix of this number."""
+    return not experts if number is None else experts != () and number < experts[0]
 
 
 def check_targets(targets: Sequence[Target], found: FoundEdits | None, options: TransferOptions) -> None:
@@ -248,13 +254,15 @@ def transfer(
                         title=f"{weights.path.name} on the reporting prompts",
                     )
             with watch.measure("probe"):
-                names = [edit.tensor for edit in found.edits]
-                probes, aims = unseen_inputs(engine, prompts.choosing, names, progress)
+                probes, aims = unseen_inputs(engine, prompts.choosing, found.edits, progress)
+                factors: Mapping[str, InputFactor] = {}
                 rounding: Rounding
                 if options.rounding == "grid":
-                    rounding = GridRounding(input_factors(engine, prompts.calibration, found.edits, progress))
+                    factors = input_factors(engine, prompts.calibration, found.edits, progress)
+                    rounding = GridRounding(factors)
                 else:
                     rounding = Requantize(importance)
+                probes |= stand_ins(found.edits, probes, factors)
         with watch.measure("bake"):
             baked, draft = bake_draft(
                 weights,

@@ -10,12 +10,25 @@ import pytest
 from hypothesis import settings
 from tiny_gguf import write_tiny_llama
 
-from rosi_edge.models.sources import resolve
+from rosi_edge.models.sources import CACHE_VARIABLE, cache_folder, resolve
 from rosi_edge.runtime.llama_engine import LlamaEngine
 
 # Shared machines pause whenever they like; time limits belong to the whole test.
 settings.register_profile("any-machine", deadline=None)
 settings.load_profile("any-machine")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache without anybody's searches and evaluations, which would answer for the code under test; only
+    the fetched models are shared."""
+    models = cache_folder() / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    folder = tmp_path_factory.mktemp("cache")
+    (folder / "models").symlink_to(models.resolve(), target_is_directory=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(folder))
+        yield
 
 
 @pytest.fixture(scope="session")

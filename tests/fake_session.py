@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from report.sample_report import make_report, separations
 from rosi_edge.bake import BakedTensor
 from rosi_edge.direction import Directions
 from rosi_edge.evaluation.behaviour import Behaviour, Judged, RequestSets
-from rosi_edge.evaluation.verdicts import Verdict
+from rosi_edge.evaluation.verdicts import Judge, Verdict
 from rosi_edge.events import Events, Tried
 from rosi_edge.hardening import HardenOptions
 from rosi_edge.models.atomic import checked_target
@@ -144,6 +144,11 @@ class Gate:
                 raise KeyboardInterrupt
 
 
+class Everything:
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
 class FakeSession:
     """The steps of ``HardeningSession``. ``fails`` maps a step's name to what it raises next."""
 
@@ -162,12 +167,14 @@ class FakeSession:
         self.baked: list[BakedTensor] = []
         self.applied: list[float | None] = []
         self.closed = False
+        self.asked_for = ""
 
     def _step(self, name: str, title: str, units: int = 4) -> None:
         self.library.steps.append(name)
         with self.progress.stage(title, units) as advance:
             advance(units // 2)
-            self.library.gate.wait()
+            if name in self.library.held:
+                self.library.gate.wait()
             if error := self.library.fails.pop(name, None):
                 raise error
             advance(units - units // 2)
@@ -223,15 +230,21 @@ class FakeSession:
         return ORIGINAL
 
     def bake(self, output: Path) -> list[BakedTensor]:
-        self._step("bake", "Rounding tensors", 48)
         self.output = output
         self.after = None
-        self.baked = [
+        self.baked = []
+        tensors = [
             BakedTensor(f"blk.{block}.ffn_down.weight", "Q6_K", 0.96 + block / 1000, 0.05)
             for block in range(9, 21)
         ]
         if self.chosen is None:
-            self.baked = []
+            tensors = []
+        for tensor in tensors[:6]:
+            self.events.baked(tensor)
+        self._step("bake", "Rounding tensors", 12)
+        for tensor in tensors[6:]:
+            self.events.baked(tensor)
+        self.baked = tensors
         return self.baked
 
     def measure_after(self) -> Behaviour | None:
@@ -245,6 +258,7 @@ class FakeSession:
 
     def finish(self) -> schema.HardeningReport:
         self._step("finish", "Reporting")
+        self.asked_for = self.options.command
         report = make_report(verdict=self.library.verdict)
         if self.library.verdict.status == "hardened" or self.options.force:
             self.output.write_bytes(b"GGUF")
@@ -266,6 +280,8 @@ class FakeLibrary:
         self.gate = Gate()
         self.steps: list[str] = []
         self.fails: dict[str, BaseException] = {}
+        self.held: Container[str] = Everything()
+        """Steps that the gate holds up."""
         self.finds = True
         self.inspected = inspection(model)
         self.verdict = schema.Verdict(
@@ -275,6 +291,7 @@ class FakeLibrary:
         )
         self.sessions: list[FakeSession] = []
         self.reports: list[Path] = []
+        self.judges: list[str] = []
 
     def _maybe_fail(self, name: str) -> None:
         if error := self.fails.pop(name, None):
@@ -296,10 +313,11 @@ class FakeLibrary:
         return self.inspected.model_copy(update={"path": path})
 
     def open(
-        self, path: Path, prompts: PromptPlan, options: HardenOptions, progress: Progress
+        self, path: Path, prompts: PromptPlan, judge: Judge, options: HardenOptions, progress: Progress
     ) -> FakeSession:
         self._maybe_fail("open")
         session = FakeSession(path, options, self)
+        self.judges.append(judge.name)
         self.sessions.append(session)
         return session
 

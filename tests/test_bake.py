@@ -463,3 +463,49 @@ def test_edits_that_do_not_fit_are_a_mistake(tmp_path: Path) -> None:
                     probes={},
                     metadata={},
                 )
+
+
+def test_each_matrix_is_told_as_it_is_rounded(tmp_path: Path) -> None:
+    source = model(tmp_path, "Q4_K_M")
+    told: list[BakedTensor] = []
+    with GgufFile.open(source) as file:
+        edits = edits_of(file)
+
+        def rounded(result: BakedTensor) -> None:
+            assert not (tmp_path / "hardened.gguf").exists(), "while the file is being written"
+            told.append(result)
+
+        baked = bake(
+            file,
+            tmp_path / "hardened.gguf",
+            edits,
+            rounding=Requantize(),
+            probes=probes_of(edits),
+            metadata=METADATA,
+            rounded=rounded,
+        )
+    assert sorted(told, key=lambda result: result.name) == sorted(baked, key=lambda result: result.name)
+
+
+def test_whoever_is_told_can_cancel(tmp_path: Path) -> None:
+    source = model(tmp_path, "Q4_K_M")
+    told: list[str] = []
+
+    def rounded(result: BakedTensor) -> None:
+        told.append(result.name)
+        raise KeyboardInterrupt
+
+    with GgufFile.open(source) as file:
+        edits = edits_of(file)
+        with pytest.raises(KeyboardInterrupt):
+            bake(
+                file,
+                tmp_path / "hardened.gguf",
+                edits,
+                rounding=Requantize(),
+                probes=probes_of(edits),
+                metadata=METADATA,
+                rounded=rounded,
+            )
+    assert len(told) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [source.name], "nothing is left behind"

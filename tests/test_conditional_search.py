@@ -13,12 +13,15 @@ import pytest
 from fake_engine import prompt_set
 from tiny_gguf import write_tiny_llama
 
-from rosi_edge.calibration import calibrate
+from rosi_edge.activations import InputRows
+from rosi_edge.calibration import Calibration, calibrate
 from rosi_edge.conditional_search import (
     ConditionalOptions,
     direction_candidates,
+    layer_candidates,
     search_conditional,
 )
+from rosi_edge.direction import Directions
 from rosi_edge.errors import RosiEdgeError
 from rosi_edge.evaluation.behaviour import RequestSets
 from rosi_edge.evaluation.judges.keyword import KeywordJudge
@@ -27,6 +30,7 @@ from rosi_edge.injection.conditional import Form, Key
 from rosi_edge.injection.profile import Profile, Setting, conditional_edits
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.inspect import require_hardenable
+from rosi_edge.prompts import PromptSet
 from rosi_edge.runtime.engine import EngineOptions
 from rosi_edge.runtime.llama_engine import LlamaEngine
 from rosi_edge.search import SearchResult
@@ -35,22 +39,29 @@ OPTIONS = ConditionalOptions(trials=4, answered=2, max_tokens=4, max_kl=5.0)
 SHARED = replace(OPTIONS, trials=8)
 
 
+def groups(part: str) -> list[PromptSet]:
+    return [
+        prompt_set(f"{kind}_{part}", [f"{kind} {part} {index * index}" for index in range(10)])
+        for kind in ("harmful", "harmless", "sounds")
+    ]
+
+
 def sets(part: str) -> RequestSets:
-    return RequestSets(
-        *(
-            prompt_set(f"{kind}_{part}", [f"{kind} {part} {index * index}" for index in range(10)])
-            for kind in ("harmful", "harmless", "sounds")
-        )
-    )
+    return RequestSets(*groups(part))
 
 
-def run(path: Path, options: ConditionalOptions, events: Events = Events()) -> SearchResult:  # noqa: B008
+def run(
+    path: Path,
+    options: ConditionalOptions,
+    events: Events = Events(),  # noqa: B008
+    calibration_sets: RequestSets | None = None,
+) -> SearchResult:
     with (
         GgufFile.open(path) as file,
         LlamaEngine(path, EngineOptions(threads=1, context_size=1024, held=64)) as engine,
     ):
         matrices = require_hardenable(file)
-        calibration = calibrate(engine, sets("calibration"), matrices)
+        calibration = calibrate(engine, calibration_sets or sets("calibration"), matrices)
         with calibration.inputs:
             return search_conditional(
                 engine,
@@ -105,6 +116,39 @@ def test_layers_of_their_own_are_a_candidate(model: Path) -> None:
     assert "each layer's own" in names and "layer 1" in names
     only = run(model, replace(OPTIONS, layer=2))
     assert [trial.name for trial in only.sweep] == ["layer 2"]
+
+
+@pytest.mark.parametrize("layers", [4, 24, 40, 61])
+def test_candidates_of_single_layers(layers: int) -> None:
+    vectors = np.eye(layers, 64, dtype=np.float32)
+    calibration = Calibration(Directions(vectors, (), 1, 1, None), InputRows(1), ())
+    single = layer_candidates(calibration, None)
+    assert 1 <= len(single) <= 11
+    for candidate in single:
+        np.testing.assert_array_equal(candidate.vector, vectors[candidate.layer])
+    *same, own = direction_candidates(calibration, None)
+    assert [candidate.name for candidate in same] == [candidate.name for candidate in single]
+    assert own.vector.shape == vectors.shape
+
+
+def test_further_directions_of_categories(model: Path) -> None:
+    harmful, harmless, sounds = groups("calibration")
+    prompts = [
+        replace(prompt, category=("weapons", "fraud", "stalking")[index % 3])
+        for index, prompt in enumerate(harmful.prompts)
+    ]
+    calibration_sets = RequestSets(PromptSet.of("harmful", prompts * 3, "made up"), harmless, sounds)
+    # Whatever random weights answer keeps the constraints, so that further directions are tried.
+    options = replace(OPTIONS, min_compliance=0.0, max_kl=50.0, answered=1, directions=3)
+    result = run(model, options, calibration_sets=calibration_sets)
+    further = [point.further for point in result.frontier]
+    assert () in further
+    assert {len(names) for names in further} == {0, 1, 2}
+    assert all(set(names) <= {"weapons", "fraud", "stalking"} for names in further)
+    for point in result.frontier:
+        edited = [edit.tensor for edit in point.edits]
+        assert len(edited) == len(set(edited)) * (1 + len(point.further))
+        assert all(name in point.setting for name in point.further)
 
 
 def test_a_direction_a_layer_goes_to_its_own_layer(model: Path) -> None:

@@ -39,6 +39,7 @@ from .widgets.key_line import KeyLine
 from .widgets.step_bar import StepBar
 
 if TYPE_CHECKING:
+    from rosi_edge.attribute import Attribute
     from rosi_edge.models.inspect import Inspection
     from rosi_edge.prompt_plan import PromptPlan
     from rosi_edge.report.schema import HardeningReport
@@ -94,6 +95,7 @@ class Wizard(App[str | None]):
         self.path: Path | None = None
         self.inspection: Inspection | None = None
         self.prompts: PromptPlan | None = None
+        self.attribute: Attribute | None = None
         self.session: Session | None = None
         self.report: HardeningReport | None = None
         self.report_folder: Path | None = None
@@ -247,6 +249,7 @@ class Wizard(App[str | None]):
         session, self.session = self.session, None
         self.inspection = None
         self.prompts = None
+        self.attribute = None
         if session is not None:
             threading.Thread(target=session.close, daemon=True).start()
         self.undo_from(Step.CHECKUP)
@@ -303,7 +306,7 @@ class Wizard(App[str | None]):
                 from rosi_edge.events import Events
 
                 session.progress = activity
-                session.events = Events(separation=activity.emit, tried=activity.emit)
+                session.events = Events(separation=activity.emit, tried=activity.emit, baked=activity.emit)
             return work(activity)
 
         cancel = None if session is None else session.cancel
@@ -333,16 +336,15 @@ class Wizard(App[str | None]):
     # --- settings --------------------------------------------------------------------------------------
 
     def _check_choices(self, choices: Choices) -> None:
-        """Raise what is wrong with settings. In a thread."""
-        choices.prompts()
+        """Raise what is wrong with settings, or have the session use them. In a thread: they may name files
+        that take long to read."""
+        choices.requests()
         options = choices.options(self.memory.journals)
         if self.session is not None:
-            before = self.session.options
             self.session.reconfigure(options)
-            self.session.reconfigure(before)
 
     def take_choices(self, choices: Choices | None) -> None:
-        """Use other settings; only what depends on them is done again."""
+        """Use other settings, which have been checked; only what depends on them is done again."""
         if choices is None:
             return
         changed = self.choices.changed(choices)
@@ -357,8 +359,13 @@ class Wizard(App[str | None]):
             self.go(Step.CHECKUP)
             self.pane(Step.CHECKUP).press()
             return
-        self.session.reconfigure(choices.options(self.memory.journals))
-        for names, step in ((FOR_CALIBRATION, Step.CALIBRATE), (FOR_SEARCH, Step.STRENGTH)):
+        found = self.session.found
+        if found is not None and found.chosen is not None and choices.has("force"):
+            # A point that keeps the constraints is not taken by force: only the new file depends on it.
+            for_search = FOR_SEARCH - {"force"}
+        else:
+            for_search = FOR_SEARCH
+        for names, step in ((FOR_CALIBRATION, Step.CALIBRATE), (for_search, Step.STRENGTH)):
             if changed & names:
                 self._redo(step)
                 return

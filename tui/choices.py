@@ -15,29 +15,41 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rosi_edge.commands.harden import harden
-from rosi_edge.commands.options import elicitation_of, engine_options
+from rosi_edge.commands.hardening_options import hardening_options
 
 if TYPE_CHECKING:
     # Not at run time: these bring scipy and optuna, and the wizard shall be there at once.
+    from rosi_edge.attribute import Attribute
+    from rosi_edge.evaluation.verdicts import Judge
     from rosi_edge.hardening import HardenOptions
     from rosi_edge.prompt_plan import PromptPlan
 
 BASIC = (
-    *("method", "rounding", "layer", "alpha", "min_compliance", "max_kl", "trials", "time_limit"),
-    *("min_delivered", "promote", "stress"),
+    *("method", "layer", "directions", "alpha", "min_compliance", "max_kl", "trials", "time_limit"),
+    *("storage", "no_paper", "stress"),
 )
-PROMPTS = ("harmful", "harmless", "sounds_harmful", "elicit")
-RUNTIME = ("threads", "context_size", "batch_size", "gpu_layers", "template", "seed")
+FILE = ("rounding", "min_delivered", "promote", "imatrix", "compare_rounding", "adapter", "force")
+PROMPTS = ("harmful", "harmless", "sounds_harmful", "attribute", "elicit")
+RUNTIME = ("threads", "context_size", "batch_size", "gpu_layers", "rpc", "template", "seed")
+ALL = (*BASIC, *FILE, *PROMPTS, *RUNTIME)
 
 FOR_CALIBRATION = frozenset({"method", *PROMPTS, "template", "seed"})
 """Options on which the calibration depends, and all after it. How the model is run is not among them."""
-FOR_SEARCH = frozenset({"layer", "alpha", "min_compliance", "max_kl", "trials", "time_limit"})
+FOR_SEARCH = frozenset({*BASIC, "force"}) - {"method", "stress"}
 """Options on which the search depends, and all after it. The rest of them matter from the baking on."""
+
+YES = "yes"
+"""The text of a flag that is set."""
 
 
 def option(name: str) -> click.Option:
     """The command's own option of this name."""
     return next(p for p in harden.params if isinstance(p, click.Option) and p.name == name)
+
+
+def flag(name: str) -> str:
+    """The option as it is typed."""
+    return max(option(name).opts, key=len)
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,8 @@ class Choices:
 
     Attributes:
         model: a path, ``demo`` or ``hf:…``, as typed.
-        texts: option names of ``harden`` to what was typed; absent or empty means the default.
+        texts: option names of ``harden`` to what was typed, ``YES`` for a flag; absent or empty means the
+            default.
         output: where the hardened file goes.
     """
 
@@ -63,20 +76,25 @@ class Choices:
     def set(self, **texts: str) -> Choices:
         return replace(self, texts={**self.texts, **texts})
 
+    def has(self, name: str) -> bool:
+        """Whether a flag is set."""
+        return self.text(name) == YES
+
     def changed(self, other: Choices) -> frozenset[str]:
         """Names of the options in which the two differ."""
-        names = (*BASIC, *PROMPTS, *RUNTIME)
-        return frozenset(name for name in names if self.text(name) != other.text(name))
+        return frozenset(name for name in ALL if self.text(name) != other.text(name))
 
     def flags(self) -> list[str]:
         """The options as they are typed on the command line."""
         flags: list[str] = []
-        for name in (*BASIC, *PROMPTS, *RUNTIME):
+        for name in ALL:
             text = self.text(name)
-            if name == "elicit" and text == "default":
+            if option(name).is_flag:
+                flags += [flag(name)] if self.has(name) else []
+            elif name == "elicit" and text == "default":
                 flags.append("--elicit=")
             elif text:
-                flags += [max(option(name).opts, key=len), text]
+                flags += [flag(name), text]
         return flags
 
     def parse(self) -> dict[str, Any]:
@@ -88,12 +106,13 @@ class Choices:
         arguments = [*self.flags(), "-o", self.output or "out.gguf", "--", self.model or "demo"]
         return harden.make_context("harden", arguments).params
 
-    def prompts(self) -> PromptPlan:
-        """
+    def requests(self) -> tuple[PromptPlan, Judge, Attribute | None]:
+        """What the run is about: prompts, who judges the answers, and the attribute if it is not harm.
+
         Raises:
-            click.UsageError, PromptSetError: an option, or a prompt file, cannot be used.
+            click.UsageError, RosiEdgeError: an option, a prompt file or an attribute cannot be used.
         """
-        from rosi_edge.prompt_plan import plan_prompts
+        from rosi_edge.attribute import prompts_and_judge
         from rosi_edge.prompts import Kind
 
         values = self.parse()
@@ -102,7 +121,7 @@ class Choices:
             Kind.HARMLESS: values["harmless"],
             Kind.SOUNDS_HARMFUL: values["sounds_harmful"],
         }
-        return plan_prompts(files, seed=values["seed"])
+        return prompts_and_judge(values["attribute"], files, seed=values["seed"])
 
     def options(self, journals: Path | None = None) -> HardenOptions:
         """
@@ -112,60 +131,57 @@ class Choices:
         Raises:
             click.UsageError, RosiEdgeError: an option cannot be used.
         """
-        from rosi_edge.conditional_search import ConditionalOptions
-        from rosi_edge.hardening import HardenOptions
-        from rosi_edge.quantization.promotion import promotion_of
-        from rosi_edge.search import SearchOptions
+        from rosi_edge.attribute import open_attribute
 
         values = self.parse()
-        layer = None if values["layer"] is None else int(values["layer"])
-        runtime = ("threads", "batch_size", "context_size", "gpu_layers", "template")
-        return HardenOptions(
-            rounding=values["rounding"],
-            method=values["method"],
-            elicitation=elicitation_of(values["elicit"]),
-            search=SearchOptions(
-                min_compliance=values["min_compliance"],
-                layers=None if layer is None else (layer,),
-                strength=values["alpha"],
-            ),
-            conditional=ConditionalOptions(
-                min_compliance=values["min_compliance"],
-                max_kl=values["max_kl"],
-                trials=values["trials"],
-                time_limit=values["time_limit"],
-                layer=layer,
-                strength=values["alpha"],
-                folder=journals,
-                seed=values["seed"],
-            ),
-            min_delivered=values["min_delivered"],
-            promotion=promotion_of(values["promote"]),
-            stress=values["stress"],
-            engine=engine_options(**{name: values[name] for name in runtime}),
-            reference=self.model,
-            command=self.command(),
-            seed=values["seed"],
+        about = None if values["attribute"] is None else open_attribute(values["attribute"])
+        options = hardening_options(
+            values, about, folder=journals, reference=self.model, command=self.command()
         )
+        options.check()
+        return options
 
     def command(self, report: Path | None = None) -> str:
-        """The command that does the same without the wizard."""
-        words = ["rosi-edge", "harden", self.model, "-o", self.output or "OUT.gguf", *self.flags()]
+        """The command that does the same without the wizard, to be shown: without a storage's password.
+
+        Raises:
+            RosiEdgeError: the storage is no address.
+        """
+        flags = self.flags()
+        if storage := self.text("storage"):
+            from rosi_edge.conditional_search import shown_storage
+
+            flags = [shown_storage(storage) if text == storage else text for text in flags]
+        words = ["rosi-edge", "harden", self.model, "-o", self.output or "OUT.gguf", *flags]
         return shlex.join([*words, *(["--report", str(report)] if report else [])])
 
+    def repeating(self, *, by_hand: tuple[int, float] | None = None, force: bool = False) -> Choices:
+        """The choices that lead to the same file without anybody looking on.
+
+        Args:
+            by_hand: layer and strength of a point that the search had not taken.
+            force: the file was kept whatever the verdict.
+        """
+        repeat = self.set(force=YES) if force else self
+        if by_hand is not None:
+            repeat = repeat.set(layer=str(by_hand[0]), alpha=f"{by_hand[1]:.6g}")
+        return repeat
+
     def commands(
-        self, report: Path | None, *, written: bool, by_hand: tuple[int, float] | None = None
+        self,
+        report: Path | None,
+        *,
+        written: bool,
+        by_hand: tuple[int, float] | None = None,
+        force: bool = False,
     ) -> list[str]:
         """The commands that repeat a run and look at its file.
 
         Args:
             written: whether there is a file.
-            by_hand: layer and strength of a point that the search had not taken.
+            by_hand, force: see ``repeating``.
         """
-        repeat = self
-        if by_hand is not None:
-            repeat = self.set(layer=str(by_hand[0]), alpha=f"{by_hand[1]:.6g}")
-        lines = [repeat.command(report)]
+        lines = [self.repeating(by_hand=by_hand, force=force).command(report)]
         if written:
             lines.append(shlex.join(["rosi-edge", "verify", self.output, "--base", self.model]))
             lines.append(shlex.join(["rosi-edge", "eval", self.output, "--base", self.model]))

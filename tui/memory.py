@@ -6,6 +6,7 @@ A small JSON file in the platform's state folder. It is read forgivingly: a dama
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -87,6 +88,9 @@ class Memory:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with atomic_write(self._file) as stream:
+                if os.name == "posix":
+                    # The address of a shared storage may hold a password.
+                    os.fchmod(stream.fileno(), 0o600)
                 stream.write(content)
         except (OSError, RosiEdgeError):
             return

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rosi_edge.bake import BakedTensor
     from rosi_edge.direction import Directions
     from rosi_edge.evaluation.behaviour import Behaviour
+    from rosi_edge.evaluation.verdicts import Judge
     from rosi_edge.events import Events
     from rosi_edge.hardening import HardenOptions
     from rosi_edge.models.inspect import Inspection
@@ -81,11 +82,12 @@ class Library:
 
         return inspect(path)
 
-    def open(self, path: Path, prompts: PromptPlan, options: HardenOptions, progress: Progress) -> Session:
-        from rosi_edge.evaluation.judges.keyword import KeywordJudge
+    def open(
+        self, path: Path, prompts: PromptPlan, judge: Judge, options: HardenOptions, progress: Progress
+    ) -> Session:
         from rosi_edge.hardening import HardeningSession
 
-        return HardeningSession(path, prompts, KeywordJudge(), options, progress)
+        return HardeningSession(path, prompts, judge, options, progress)
 
     def check_report_folder(self, folder: Path) -> None:
         from rosi_edge.report.write import check_folder

@@ -7,19 +7,12 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from rosi_edge.commands.options import (
-    PATH,
-    Auto,
-    Strength,
-    elicit_option,
-    elicitation_of,
-    engine_options,
-    runtime_flags,
-)
+from rosi_edge.commands.hardening_options import hardening_options
+from rosi_edge.commands.options import PATH, Auto, Strength, elicit_option, runtime_flags
 from rosi_edge.commands.output import FINDING, HARM_LABELS, estimate_text, progress_bar, show_figures
 from rosi_edge.commands.quantizations import (
     exit_code,
@@ -66,6 +59,9 @@ class Duration(click.ParamType[float]):
                                       "to harmful requests only.")  # fmt: skip
 @click.option("--layer", type=Auto(int, 0), default="auto", show_default=True,
               help="Layer of the direction.")  # fmt: skip
+@click.option("--directions", type=click.IntRange(1, 8), default=1, show_default=True,
+              help="Directions to inject at most; those after the first are of prompt categories and stay "
+                   "only if they pay (conditional).")  # fmt: skip
 @click.option("--alpha", type=Strength(), default="auto", show_default=True, help="Strength.")
 @click.option("--min-compliance", type=click.FloatRange(0, 1), default=None,
               help="Lowest benign compliance allowed  [default: 1 point under the original's; "
@@ -116,56 +112,28 @@ def harden(
     source: Path | None,
     also: tuple[tuple[str, Path], ...],
     no_evaluation: bool,
-    method: Literal["rosi", "conditional"],
-    layer: float | None,
-    alpha: float | None,
-    min_compliance: float | None,
-    max_kl: float,
-    trials: int,
-    time_limit: float | None,
     storage: str | None,
-    no_paper: bool,
-    rounding: Literal["requantize", "grid"],
-    imatrix: Path | None,
-    min_delivered: float,
-    promote: str,
-    compare_rounding: bool,
-    stress: int,
     harmful: Path | None,
     harmless: Path | None,
     sounds_harmful: Path | None,
     attribute: str | None,
-    elicit: str | None,
-    adapter: Path | None,
     report_folder: Path | None,
     seed: int,
-    force: bool,
     as_json: bool,
-    **runtime: Any,
+    **flags: Any,
 ) -> None:
     """Harden MODEL into a new file, of the same types and size where they hold the edit, and prove what it
     did."""
+    # The flags that only steer the run are read by hardening_options.
     from rosi_edge.attribute import prompts_and_judge
-    from rosi_edge.conditional_search import ConditionalOptions, check_storage
-    from rosi_edge.hardening import HardenOptions
     from rosi_edge.hardening import harden as run
     from rosi_edge.models.atomic import checked_target
     from rosi_edge.models.sources import cache_folder, resolve
     from rosi_edge.prompts import Kind
-    from rosi_edge.quantization.promotion import promotion_of
     from rosi_edge.report.write import check_folder, write_report
-    from rosi_edge.search import SearchOptions
     from rosi_edge.transfer import Target, check_targets, edits_from, transfer_all
 
     # Everything that can be refused is refused before the first long step.
-    promotion = promotion_of(promote)
-    if imatrix is not None and rounding == "grid" and not compare_rounding:
-        raise RosiEdgeError(
-            "--imatrix is for requantization, and grid rounding does not quantize again",
-            "Add --rounding requantize, or --compare-rounding to compare with it, or leave --imatrix out",
-        )
-    if storage is not None:
-        check_storage(storage)
     prompts, judge, about = prompts_and_judge(
         attribute,
         {Kind.HARMFUL: harmful, Kind.HARMLESS: harmless, Kind.SOUNDS_HARMFUL: sounds_harmful},
@@ -178,47 +146,18 @@ def harden(
         )
     if source is not None:
         refuse_search_options()
-    if not Path(model).is_dir():
-        checked_target(output)
-    if adapter is not None:
-        checked_target(adapter)
-    if report_folder is not None:
-        check_folder(report_folder)
-    options = HardenOptions(
-        rounding=rounding,
-        method=method,
-        elicitation=elicitation_of(elicit) if about is None or elicit is None else about.elicitation(elicit),
-        # Whether a safety prompt brings refusals out is a question of harm.
-        look=about is None,
-        search=SearchOptions(
-            min_compliance=min_compliance,
-            layers=None if layer is None else (int(layer),),
-            strength=alpha,
-        ),
-        conditional=ConditionalOptions(
-            min_compliance=min_compliance,
-            max_kl=max_kl,
-            trials=trials,
-            time_limit=time_limit,
-            storage=storage,
-            folder=cache_folder() / "searches",
-            layer=None if layer is None else int(layer),
-            strength=alpha,
-            seed=seed,
-        ),
-        min_delivered=min_delivered,
-        promotion=promotion,
-        imatrix=imatrix,
-        compare_rounding=compare_rounding,
-        stress=stress,
-        paper=not no_paper,
-        engine=engine_options(**runtime),
-        force=force,
-        adapter=adapter,
+    options = hardening_options(
+        click.get_current_context().params,
+        about,
+        folder=cache_folder() / "searches",
         reference=model,
         command=_command(storage),
-        seed=seed,
     )
+    options.check()
+    if not Path(model).is_dir():
+        checked_target(output)
+    if report_folder is not None:
+        check_folder(report_folder)
     transfers = transfer_options(options, evaluate=not no_evaluation)
     if source is not None:
         with progress_bar() as progress:
@@ -261,10 +200,9 @@ def _command(storage: str | None) -> str:
     """As it was typed, but reports are published, and a storage's address may hold a password."""
     arguments = sys.argv[1:]
     if storage is not None:
-        from sqlalchemy.engine import make_url
+        from rosi_edge.conditional_search import shown_storage
 
-        shown = make_url(storage).render_as_string(hide_password=True)
-        arguments = [argument.replace(storage, shown) for argument in arguments]
+        arguments = [argument.replace(storage, shown_storage(storage)) for argument in arguments]
     return shlex.join(["rosi-edge", *arguments])
 
 

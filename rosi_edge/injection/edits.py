@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,9 @@ Float32 = npt.NDArray[np.float32]
 
 MOST_DIRECTIONS = 8
 """Edits of one matrix, at most: more is no longer an edit but a training."""
+
+
+_EXPERT = re.compile(r"(.+)\[(\d+)\]")
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class RankOneEdit:
     @property
     def matrix(self) -> str:
         """A name for the very matrix: the tensor's, and of an expert also its number."""
-        return self.tensor if self.expert is None else f"{self.tensor}[{self.expert}]"
+        return matrix_name(self.tensor, self.expert)
 
     def scaled(self, strength: float) -> RankOneEdit:
         """The same edit with its strength folded into the input vector."""
@@ -48,6 +52,17 @@ class RankOneEdit:
     def delta(self, strength: float) -> Float32:
         """The change itself, (rows, columns)."""
         return np.outer(self.output, np.float32(strength) * self.input).astype(np.float32)
+
+
+def matrix_name(tensor: str, expert: int | None) -> str:
+    """A name for one matrix: the tensor's, and of an expert in a stack also its number."""
+    return tensor if expert is None else f"{tensor}[{expert}]"
+
+
+def tensor_and_expert(matrix: str) -> tuple[str, int | None]:
+    """What ``matrix_name`` was made of."""
+    found = _EXPERT.fullmatch(matrix)
+    return (found[1], int(found[2])) if found else (matrix, None)
 
 
 def by_matrix(edits: Sequence[RankOneEdit]) -> dict[str, tuple[RankOneEdit, ...]]:

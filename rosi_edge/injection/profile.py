@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rosi_edge.injection.conditional import Form, Key
-from rosi_edge.injection.edits import RankOneEdit
+from rosi_edge.injection.edits import RankOneEdit, matrix_name
 from rosi_edge.injection.write_directions import write_direction
 from rosi_edge.models.architectures import WriteMatrix
 from rosi_edge.models.weights import Weights
@@ -49,6 +49,7 @@ class Setting:
         direction: the name of a candidate direction, such as ``layer 15``.
         below: β for each set of negative inputs.
         strength: α.
+        further: the categories whose own directions are injected besides, each by keys of its own.
     """
 
     direction: str
@@ -57,6 +58,7 @@ class Setting:
     mlp: Profile
     below: tuple[float, ...]
     strength: float
+    further: tuple[str, ...] = ()
 
     def at(self, strength: float) -> Setting:
         return replace(self, strength=strength)
@@ -67,7 +69,8 @@ class Setting:
             for name, p in (("attention", self.attention), ("MLP", self.mlp))
         ]
         below = "/".join(f"{share:.2f}" for share in self.below)
-        return f"{self.direction}, {self.form}, {', '.join(parts)}, β {below}, strength {self.strength:.3f}"
+        direction = " + ".join((self.direction, *self.further))
+        return f"{direction}, {self.form}, {', '.join(parts)}, β {below}, strength {self.strength:.3f}"
 
 
 def conditional_edits(
@@ -80,15 +83,18 @@ def conditional_edits(
     """The edits of a setting at strength one.
 
     Args:
-        keys: by tensor name; matrices without a key are not edited.
+        keys: by ``RankOneEdit.matrix``; matrices without a key are not edited.
         direction: unit vector, (hidden,), or one a layer, (layers, hidden).
     """
     edits = []
     for matrix in matrices:
         profile = setting.mlp if matrix.kind == "mlp" else setting.attention
         weight = profile.at(matrix.block)
-        if matrix.name in keys and weight >= _LEAST_WEIGHT:
-            key = keys[matrix.name][setting.form].at(setting.below) * np.float32(weight)
+        known = [expert for expert in matrix.parts if matrix_name(matrix.name, expert) in keys]
+        if known and weight >= _LEAST_WEIGHT:
             along = direction if direction.ndim == 1 else direction[matrix.block]
-            edits.append(RankOneEdit(matrix.name, write_direction(file, matrix, along), key))
+            output = write_direction(file, matrix, along)
+            for expert in known:
+                key = keys[matrix_name(matrix.name, expert)][setting.form].at(setting.below)
+                edits.append(RankOneEdit(matrix.name, output, key * np.float32(weight), expert))
     return tuple(edits)

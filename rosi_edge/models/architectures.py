@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Literal, NoReturn
@@ -51,6 +52,11 @@ class WriteMatrix:
     scale: str | None = None
     experts: int = 0
     scale_before_adapters: bool = False
+
+    @property
+    def parts(self) -> Sequence[int | None]:
+        """Its matrices, as ``RankOneEdit.expert`` names them."""
+        return range(self.experts) if self.experts else (None,)
 
 
 class _Frozen(BaseModel):
@@ -228,6 +234,11 @@ def write_matrices(gguf_file: Weights) -> list[WriteMatrix]:
             _damaged(gguf_file, f"block {block} of {blocks} has no {expected}")
         found += in_block
     return found
+
+
+def expert_counts(matrices: Sequence[WriteMatrix]) -> dict[str, int]:
+    """How many matrices each stack of experts holds, by its name."""
+    return {matrix.name: matrix.experts for matrix in matrices if matrix.experts}
 
 
 def _write_matrix(

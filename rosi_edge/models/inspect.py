@@ -27,6 +27,7 @@ from rosi_edge.models.open_weights import open_weights
 from rosi_edge.models.rewrite import PADDING_KEY
 from rosi_edge.models.weights import Weights
 from rosi_edge.progress import SILENT, Progress
+from rosi_edge.quantization.grid import supported_grids
 
 OWN_PREFIX = "rosi."
 """The metadata keys that this tool writes."""
@@ -234,8 +235,6 @@ def _not_a_model(gguf_file: Weights) -> str | None:
 
 def _reasons(matrices: list[WriteMatrix]) -> list[str]:
     reasons = []
-    if any(matrix.experts for matrix in matrices):
-        reasons.append("it is a mixture-of-experts model; mixture-of-experts files come in a later release")
     if scaled := next((matrix for matrix in matrices if matrix.scale), None):
         reasons.append(
             f"{scaled.scale} multiplies what {scaled.name} writes, and an adapter does not pass through it"
@@ -244,6 +243,16 @@ def _reasons(matrices: list[WriteMatrix]) -> list[str]:
     for kind, count in kinds.items():
         why = _TYPE_REASONS.get(kind, "which cannot be read and written again")
         reasons.append(f"{count} of its write matrices are stored as {kind.name}, {why}")
+    stacks = Counter(
+        matrix.type
+        for matrix in matrices
+        if matrix.experts and matrix.type in EDITABLE_TYPES and matrix.type not in supported_grids()
+    )
+    for kind, count in stacks.items():
+        reasons.append(
+            f"{count} of its stacks of experts are stored as {kind.name}, a codebook that has no room for an "
+            "edit, and a larger type would be needed for all experts of a stack"
+        )
     return reasons
 
 

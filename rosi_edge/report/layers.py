@@ -54,7 +54,7 @@ def direction_taken(report: HardeningReport) -> str | None:
         return None
     for point in report.direction.sweep:
         # A setting in words begins with its direction.
-        if injection.setting.startswith(f"{name_of(point)}, "):
+        if injection.setting.startswith((f"{name_of(point)}, ", f"{name_of(point)} + ")):
             return name_of(point)
     return f"layer {report.direction.layer}"
 

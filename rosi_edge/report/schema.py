@@ -115,6 +115,7 @@ class Injection(Record):
     Attributes:
         rounding: how the edits were put into blocks.
         setting: the chosen point in words.
+        further: categories of prompts whose own directions were injected besides the common one.
         strength: α; 0 when no strength was good enough.
         min_compliance: benign compliance on the choosing prompts, 0 … 1, below which no strength was taken.
         max_kl: nats of mean KL divergence there above which none was taken; None without such a limit.
@@ -125,6 +126,7 @@ class Injection(Record):
     method: Method = "rosi"
     rounding: str = "requantize"
     setting: Text = ""
+    further: tuple[Text, ...] = ()
     strength: float
     min_compliance: float
     max_kl: float | None = None

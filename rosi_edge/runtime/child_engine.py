@@ -43,6 +43,9 @@ Result = TypeVar("Result")
 _TEMPLATE_SECONDS = 60.0
 """A chat template is a program from the net; one that renders for longer than this is refused."""
 
+_PATIENCE = 0.1
+"""Seconds between two looks at whether somebody wants to cancel the loading."""
+
 
 class ChildEngine:
     """``LlamaEngine`` in a process of its own; implements ``Engine``.
@@ -52,7 +55,13 @@ class ChildEngine:
         EngineCrashError: the child died, here or in any later call.
     """
 
-    def __init__(self, path: Path, options: EngineOptions | None = None) -> None:
+    def __init__(
+        self, path: Path, options: EngineOptions | None = None, *, look: Callable[[], None] | None = None
+    ) -> None:
+        """
+        Args:
+            look: called time and again while the model is loaded; what it raises ends the loading.
+        """
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._last_words = tempfile.NamedTemporaryFile(  # noqa: SIM115 - lives as long as the engine
@@ -70,6 +79,8 @@ class ChildEngine:
         self.path = path
         self._interrupted = False
         try:
+            while look is not None and not self._connection.poll(_PATIENCE):
+                look()
             self.facts = cast(ModelFacts, self._receive({}, None))
         except BaseException:
             self.close()

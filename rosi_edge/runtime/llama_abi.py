@@ -36,6 +36,7 @@ OP_MUL_MAT = 29
 OP_MUL_MAT_ID = 30
 _TYPE_F32 = 0
 _TYPE_F16 = 1
+_TYPE_I32 = 26
 _TYPE_BF16 = 30
 
 
@@ -134,6 +135,22 @@ class Node:
         else:
             flat = (np.frombuffer(raw, dtype=np.uint16).astype(np.uint32) << 16).view(np.float32)
         return flat.reshape(count, ne[0]).copy()
+
+    def integers(self) -> Int32:
+        """The values of a two-dimensional int32 node, (rows, columns), such as the experts that a router
+        chose: a view of the first columns of all of them, whose rows are padded.
+
+        Raises:
+            EngineError: the node is something else.
+        """
+        tensor = self._tensor
+        columns, rows, *others = tensor.ne
+        stride = tensor.nb[1]
+        plain = tensor.type == _TYPE_I32 and others == [1, 1] and tensor.nb[0] == 4 and stride >= 4 * columns
+        if not plain:
+            raise EngineError(f"the node {self.name.decode()} is not a table of integers")
+        raw = self._bytes(0, stride * (rows - 1) + 4 * columns) if rows else b""
+        return np.ndarray((rows, columns), dtype=np.int32, buffer=raw, strides=(stride, 4)).copy()
 
     def _bytes(self, offset: int, size: int) -> bytes:
         buffer = ctypes.create_string_buffer(size)

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from rosi_edge.errors import EngineError, ModelFileError, UnsupportedModelError
 from rosi_edge.injection.adapter import write_adapter
-from rosi_edge.injection.edits import RankOneEdit
+from rosi_edge.injection.edits import RankOneEdit, matrix_name
 from rosi_edge.injection.write_directions import adapter_gains
-from rosi_edge.models.architectures import architecture_of, write_matrices
+from rosi_edge.models.architectures import architecture_of, expert_counts, write_matrices
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.progress import Advance
 from rosi_edge.runtime import llama_abi
@@ -31,7 +31,16 @@ from rosi_edge.runtime.engine import (
     Tokens,
 )
 from rosi_edge.runtime.held import HeldPrompts
-from rosi_edge.runtime.taps import Capture, Positions, Reducer, Tapped, TapRequest, Visit, reducer
+from rosi_edge.runtime.taps import (
+    Capture,
+    Positions,
+    Reducer,
+    Tapped,
+    TapRequest,
+    Visit,
+    places_in_order,
+    reducer,
+)
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
@@ -64,7 +73,7 @@ class LlamaEngine:
         # Our own reader first: llama.cpp aborts the process on some broken files, ours says what is wrong.
         with GgufFile.open(path) as file:
             self._architecture = architecture_of(file)
-            self._adapter_gains = _adapter_gains(file)
+            self._adapter_gains, self._experts = _adapter_facts(file)
         self._model = llama_abi.Model(path, gpu_layers=options.gpu_layers, rpc=options.rpc)
         self._tap = _TapReader(self._model.layers, self._architecture.stream_name)
         # Recurrent states are split by sequence: one prompt a batch keeps rows in batch order.
@@ -550,7 +559,13 @@ class LlamaEngine:
     def load_edits(self, edits: Sequence[RankOneEdit]) -> EditHandle:
         with tempfile.TemporaryDirectory(prefix="rosi-edge-") as folder:
             path = Path(folder) / "adapter.gguf"
-            write_adapter(path, edits, architecture=self._architecture.name, gains=self._adapter_gains)
+            write_adapter(
+                path,
+                edits,
+                architecture=self._architecture.name,
+                gains=self._adapter_gains,
+                experts=self._experts,
+            )
             return self.load_adapter(path)
 
     def load_adapter(self, path: Path) -> EditHandle:
@@ -578,12 +593,14 @@ class LlamaEngine:
         self._model.free_adapter(self._adapters.pop(handle))
 
 
-def _adapter_gains(file: GgufFile) -> dict[str, float]:
+def _adapter_facts(file: GgufFile) -> tuple[dict[str, float], dict[str, int]]:
+    """``gains`` and ``experts`` of ``write_adapter``."""
     try:
-        return adapter_gains(file, write_matrices(file))
+        matrices = write_matrices(file)
+        return adapter_gains(file, matrices), expert_counts(matrices)
     except (ModelFileError, UnsupportedModelError):
         # A model that cannot be edited can still be run and measured.
-        return {}
+        return {}, {}
 
 
 class _TapReader:
@@ -593,10 +610,14 @@ class _TapReader:
         assert callable(stream_name)
         self._stream_names = {str(stream_name(block)).encode(): block for block in range(layers)}
         self._reducers: dict[bytes, Reducer] = {}
+        # Of taps that turned out to be stacks of experts: one reducer for each expert that had a token.
+        self._experts: dict[bytes, dict[int, Reducer]] = {}
         self._request: TapRequest | None = None
         self._seen: set[bytes] = set()
         self._owners: Int32 = np.empty(0, dtype=np.int32)
         self._wanted = np.empty(0, dtype=bool)
+        self._places: Int32 = np.empty(0, dtype=np.int32)
+        self._read: npt.NDArray[np.intp] = np.empty(0, dtype=np.intp)
 
     @property
     def needs_logits(self) -> bool:
@@ -612,18 +633,28 @@ class _TapReader:
         self._keys: dict[bytes, int | str] = {names[block]: block for block in request.blocks}
         self._keys |= {weight.encode(): weight for weight in request.inputs}
         self._reducers = {key: reducer(request) for key in self._keys}
+        self._read = np.zeros(0, dtype=np.intp)
         self._request = request
         try:
             yield
         finally:
             self._request = None
             self._reducers = {}
+            self._experts = {}
             self._seen = set()
 
     def expect(self, owners: Int32, wanted: npt.NDArray[np.bool_]) -> None:
         """What the next micro-batch holds: per token its prompt, and whether it is an output to be read."""
         self._owners, self._wanted = owners, wanted
         self._seen = set()
+        if self._request is None:
+            return
+        # A batch holds the tokens of one prompt together.
+        mine = owners[wanted]
+        more = int(mine.max(initial=-1)) + 1 - len(self._read)
+        self._read = np.pad(self._read, (0, max(more, 0)))
+        self._places = (self._read[mine] + places_in_order(mine)).astype(np.int32)
+        np.add.at(self._read, mine, 1)
 
     def on_node(self, node: llama_abi.Node, asked: bool) -> bool:
         if self._request is None:
@@ -632,8 +663,12 @@ class _TapReader:
         if asked:
             return key is not None
         if key is not None:
-            weight = node.name not in self._reducers
-            self._take(key, (node.source(1) if weight else node).rows())
+            if node.name in self._reducers:
+                self._take(key, node.rows())
+            elif node.op == llama_abi.OP_MUL_MAT_ID:
+                self._take_experts(key, node.source(1), node.source(2))
+            else:
+                self._take(key, node.source(1).rows())
         # With everything read there is no use for the rest of the graph (the vocabulary projection, mostly).
         return self.needs_logits or len(self._seen) < len(self._reducers)
 
@@ -650,13 +685,42 @@ class _TapReader:
     def _take(self, key: bytes, rows: Float32) -> None:
         assert self._request is not None
         self._seen.add(key)
-        if len(rows) == len(self._owners):
-            rows = rows[self._wanted]
-        elif len(rows) != int(self._wanted.sum()):
-            # The last block computes output rows only; any other number is a graph we do not understand.
-            raise EngineError(f"{key.decode()} has {len(rows)} rows for {len(self._owners)} tokens")
+        rows = rows[self._of_interest(key, len(rows))]
         if len(rows):
             self._reducers[key].add(np.ascontiguousarray(rows), self._owners[self._wanted])
+
+    def _take_experts(self, key: bytes, inputs: llama_abi.Node, chosen: llama_abi.Node) -> None:
+        """The rows of a stack of experts, each to the expert that the router sent it to.
+
+        Args:
+            inputs: (columns, slots, tokens) in ggml's order; a single slot is for all experts of a token.
+            chosen: (used, tokens) in ggml's order, the numbers of the experts.
+        """
+        assert self._request is not None
+        self._seen.add(key)
+        numbers = chosen.integers()
+        slots = inputs.shape[1]
+        rows = inputs.rows()
+        if len(rows) != slots * len(numbers) or slots not in (1, numbers.shape[1]):
+            raise EngineError(f"{key.decode()} has {len(rows)} inputs for {numbers.size} choices of experts")
+        rows = rows.reshape(len(numbers), slots, rows.shape[1])
+        wanted = self._of_interest(key, len(numbers))
+        rows, numbers = rows[wanted], numbers[wanted]
+        owners = self._owners[self._wanted]
+        stack = self._experts.setdefault(key, {})
+        for expert in np.unique(numbers):
+            tokens, slot = np.nonzero(numbers == expert)
+            gathered = stack.setdefault(int(expert), reducer(self._request))
+            gathered.add(rows[tokens, slot % slots], owners[tokens], self._places[tokens])
+
+    def _of_interest(self, key: bytes, tokens: int) -> npt.NDArray[np.bool_] | slice:
+        """Which of a node's tokens are read."""
+        if tokens == len(self._owners):
+            return self._wanted
+        if tokens != int(self._wanted.sum()):
+            # The last block computes output rows only; any other number is a graph we do not understand.
+            raise EngineError(f"{key.decode()} has {tokens} rows for {len(self._owners)} tokens")
+        return slice(None)
 
     def check_complete(self) -> None:
         """Raises EngineError when something asked for did not come by in the last micro-batch."""
@@ -668,7 +732,13 @@ class _TapReader:
     def deliver(self, visit: Visit) -> None:
         """Hand over each tap's result and let go of it, so that only one exists twice."""
         for key in list(self._reducers):
-            visit(self._keys[key], self._reducers.pop(key).result())
+            gathered, name = self._reducers.pop(key), self._keys[key]
+            if key not in self._experts:
+                visit(name, gathered.result())
+                continue
+            stack = self._experts.pop(key)
+            for expert in sorted(stack):
+                visit(matrix_name(str(name), expert), stack.pop(expert).result())
 
 
 def log_softmax(logits: Float32) -> Float32:

@@ -3,6 +3,9 @@
 A tap names either a block (its output, the residual stream after it) or a weight matrix (the input that
 the matrix is multiplied with). What is read arrives a micro-batch at a time as rows; a reducer keeps every
 row, their mean, or their second moment, so that memory is that of the result and not of the data.
+
+The tap of a stack of experts gives a result for each expert that any token was sent to, under the name that
+``matrix_name`` makes: of the positions read, the inputs that the router sent to this expert.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 Float32 = npt.NDArray[np.float32]
+Int32 = npt.NDArray[np.int32]
 
 
 class Positions(StrEnum):
@@ -39,7 +43,7 @@ class TapRequest:
 
     Args:
         blocks: blocks whose output (the residual stream after them) is read.
-        inputs: names of weight matrices whose input is read.
+        inputs: names of weight matrices, or stacks of experts, whose input is read.
         last: how many positions ``Positions.LAST`` means, counted from the prompt's end. Positions of a
             prefix that is shared are never read.
         answer: also read this many opening positions of the model's own greedy answer.
@@ -61,7 +65,9 @@ class Tapped:
 
     Attributes:
         count: rows seen.
-        rows: (count, width), with ``Keep.ROWS``; ``prompts`` (count,) says whose row it is, in prompt order.
+        rows: (count, width), with ``Keep.ROWS``; ``prompts`` (count,) says whose row it is, in prompt order,
+            and ``places`` (count,) the how-manieth of the positions read of that prompt it stands at. An
+            expert has rows of some positions only.
         mean: (width,), float64, with ``Keep.MEAN``.
         second_moment: (width, width), XᵀX summed (not averaged), float32, with ``Keep.SECOND_MOMENT``;
             ``mean`` is then there too.
@@ -69,18 +75,19 @@ class Tapped:
 
     count: int = 0
     rows: Float32 | None = None
-    prompts: npt.NDArray[np.int32] | None = None
+    prompts: Int32 | None = None
+    places: Int32 | None = None
     mean: npt.NDArray[np.float64] | None = None
     second_moment: Float32 | None = None
 
 
 Visit = Callable[[int | str, Tapped], None]
-"""Receives a block's number or a weight's name, and what its tap gathered."""
+"""Receives a block's number or a matrix's name, and what its tap gathered."""
 
 
 @dataclass
 class Capture:
-    """Result of a capture: by block, and by weight name."""
+    """Result of a capture: by block, and by matrix name."""
 
     streams: dict[int, Tapped] = field(default_factory=dict)
     inputs: dict[str, Tapped] = field(default_factory=dict)
@@ -94,7 +101,10 @@ class Capture:
 
 
 class Reducer(Protocol):
-    def add(self, rows: Float32, prompts: npt.NDArray[np.int32]) -> None: ...
+    def add(self, rows: Float32, prompts: Int32, places: Int32 | None = None) -> None:
+        """Take in rows, their prompts, and their places; without these they follow the rows of the same
+        prompts taken in before."""
+        ...
 
     def result(self) -> Tapped: ...
 
@@ -106,21 +116,37 @@ class _KeepRows:
     def __init__(self, half: bool) -> None:
         self._half = half
         self._rows: list[npt.NDArray[np.floating]] = []
-        self._prompts: list[npt.NDArray[np.int32]] = []
+        self._prompts: list[Int32] = []
+        self._places: list[Int32] = []
 
-    def add(self, rows: Float32, prompts: npt.NDArray[np.int32]) -> None:
+    def add(self, rows: Float32, prompts: Int32, places: Int32 | None = None) -> None:
         kept: npt.NDArray[np.floating] = rows
         if self._half:
             kept = np.clip(rows, -_HALF_MAX, _HALF_MAX).astype(np.float16)
         self._rows.append(kept)
         self._prompts.append(prompts)
+        if places is not None:
+            self._places.append(places)
 
     def result(self) -> Tapped:
         rows = np.concatenate(self._rows)
         prompts = np.concatenate(self._prompts)
         # Batches are filled by length; hand the rows back in the caller's order.
         order = np.argsort(prompts, kind="stable")
-        return Tapped(len(rows), rows=rows[order].astype(np.float32), prompts=prompts[order])
+        prompts = prompts[order]
+        places = np.concatenate(self._places)[order] if self._places else places_in_order(prompts)
+        return Tapped(len(rows), rows=rows[order].astype(np.float32), prompts=prompts, places=places)
+
+
+def places_in_order(prompts: Int32) -> Int32:
+    """For each row how many rows of its prompt come before it, (n,).
+
+    Args:
+        prompts: (n,), the prompt of each row, those of one prompt together.
+    """
+    starts = np.flatnonzero(np.diff(prompts, prepend=-1))
+    firsts = np.repeat(starts, np.diff(starts, append=len(prompts)))
+    return (np.arange(len(prompts)) - firsts).astype(np.int32)
 
 
 class _Mean:
@@ -128,7 +154,7 @@ class _Mean:
         self._count = 0
         self._sum: npt.NDArray[np.float64] | None = None
 
-    def add(self, rows: Float32, prompts: npt.NDArray[np.int32]) -> None:
+    def add(self, rows: Float32, prompts: Int32, places: Int32 | None = None) -> None:
         total = rows.sum(axis=0, dtype=np.float64)
         self._sum = total if self._sum is None else self._sum + total
         self._count += len(rows)
@@ -143,8 +169,8 @@ class _SecondMoment(_Mean):
         super().__init__()
         self._products: Float32 | None = None
 
-    def add(self, rows: Float32, prompts: npt.NDArray[np.int32]) -> None:
-        super().add(rows, prompts)
+    def add(self, rows: Float32, prompts: Int32, places: Int32 | None = None) -> None:
+        super().add(rows, prompts, places)
         if self._products is None:
             self._products = np.zeros((rows.shape[1], rows.shape[1]), dtype=np.float32)
         self._products += rows.T @ rows

@@ -35,7 +35,8 @@ weights, while no other matrix writes. What must hold:
 - With every listed matrix zero nothing turns the stream: the list is complete.
 
 All experts of a matrix are given the same edit; which of them a token is sent to then makes no difference
-to the direction. Tiny random models say how a graph is wired. They say nothing about how well an injection
+to the direction. Then a single expert is edited: exactly the tokens whose captured inputs it got must move.
+Tiny random models say how a graph is wired. They say nothing about how well an injection
 works on a real model.
 """
 

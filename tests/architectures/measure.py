@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ import numpy.typing as npt
 from architectures.recipes import VOCABULARY, variants
 from architectures.tiny import Blueprint, blueprint, write_model
 
-from rosi_edge.injection.edits import RankOneEdit
+from rosi_edge.injection.edits import RankOneEdit, tensor_and_expert
 from rosi_edge.injection.write_directions import write_direction
 from rosi_edge.models.architectures import WriteMatrix, known_architectures, write_matrices
 from rosi_edge.models.gguf_file import GgufFile
@@ -59,6 +59,8 @@ class Movement:
             the input was not captured.
         baked_factor: the same for the edit in the weights.
         spread: largest deviation of ``factor`` from token to token, as a share of it.
+        astray: of stacked experts, with an edit of a single one: how far tokens moved that the captured
+            inputs say were sent to others, as a share of the furthest. None for a single matrix.
     """
 
     matrix: str
@@ -68,6 +70,7 @@ class Movement:
     factor: float | None = None
     baked_factor: float | None = None
     spread: float | None = None
+    astray: float | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,7 @@ def _movement(plan: Blueprint, short: str, others: set[str], folder: Path) -> Mo
     random = np.random.default_rng(1)
     tokens = prompt()
     found: list[dict[str, float]] = []
+    astray: list[float] = []
     with GgufFile.open(path) as file:
         matrices = [matrix for matrix in write_matrices(file) if short_name(matrix.name) == short]
         with LlamaEngine(path, _OPTIONS) as engine:
@@ -150,6 +154,8 @@ def _movement(plan: Blueprint, short: str, others: set[str], folder: Path) -> Mo
                 edit = edit.scaled(share)
                 engine.apply({})
                 engine.unload(handle)
+                if matrix.experts:
+                    astray.append(_astray(engine, tokens, matrix, edit, before))
                 predicted = None
                 if matrix.post_norm is not None and inputs is not None:
                     predicted = _through_norm(file, matrix, edit, inputs)
@@ -167,7 +173,33 @@ def _movement(plan: Blueprint, short: str, others: set[str], folder: Path) -> Mo
         factor=found[-1].get("factor"),
         baked_factor=in_weights.get("factor"),
         spread=max((one["spread"] for one in found if "spread" in one), default=None),
+        astray=max(astray, default=None),
     )
+
+
+def _astray(
+    engine: LlamaEngine, tokens: list[int], matrix: WriteMatrix, edit: RankOneEdit, before: Float32
+) -> float:
+    request = TapRequest(inputs=(matrix.name,), positions=Positions.ALL)
+    sent_to = {
+        tensor_and_expert(name)[1]: tapped.places
+        for name, tapped in engine.capture([tokens], request, share_prefix=False).inputs.items()
+    }
+    # Not one that all tokens are sent to, if another had any.
+    expert = min(sent_to, key=lambda number: abs(2 * len(_unique(sent_to[number])) - TOKENS))
+    handle = engine.load_edits([replace(edit, expert=expert)])
+    engine.apply({handle: 1.0})
+    after, _ = _read(engine, tokens, matrix, inputs=False)
+    engine.apply({})
+    engine.unload(handle)
+    moved = np.linalg.norm(after - before, axis=1)
+    others = np.delete(moved, _unique(sent_to[expert]))
+    return float(others.max(initial=0) / moved.max())
+
+
+def _unique(places: npt.NDArray[np.int32] | None) -> npt.NDArray[np.int32]:
+    assert places is not None
+    return np.unique(places)
 
 
 def _read(

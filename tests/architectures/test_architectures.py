@@ -96,6 +96,10 @@ def test_the_stream_moves_along_the_direction(name: str, experts: bool, measurem
             assert min(one.cosine, one.baked) > 0.999, where
         stacked = one.matrix.endswith("exps")
         assert (one.factor is None) == stacked, where
+        if stacked:
+            # Where the inputs of experts are said to go, and no others, an edit of one expert is felt.
+            assert one.astray is not None
+            assert one.astray < 1e-5, where
         if stacked or one.factor is None or one.baked_factor is None or one.spread is None:
             continue
         if entry.post_norm:

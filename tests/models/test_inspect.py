@@ -75,7 +75,6 @@ def refused(path: Path) -> str:
 
 def test_models_that_cannot_be_hardened(tmp_path: Path) -> None:
     path = tmp_path / "a.gguf"
-    assert "mixture-of-experts files come in a later release" in refused(write_tiny_llama(path, experts=4))
     assert "no chat template" in refused(write_tiny_llama(path, chat_template=None))
     assert "no chat template" in refused(write_tiny_llama(path, chat_template=" "))
     assert "adapter" in refused(bare(path, "llama", general__type="adapter"))
@@ -85,6 +84,19 @@ def test_models_that_cannot_be_hardened(tmp_path: Path) -> None:
     template: dict[str, Any] = {"tokenizer__chat_template": "x"}
     assert "makes embeddings" in refused(bare(path, "bert", **template))
     assert "not known to this version" in refused(bare(path, "future", **template))
+
+
+def test_experts_can_be_hardened_unless_their_type_has_no_room_for_an_edit(tmp_path: Path) -> None:
+    path = tmp_path / "a.gguf"
+    sizes = {"hidden": 256, "feed_forward": 256, "experts": 4}
+    found = inspect(write_tiny_llama(path, **sizes, types={"ffn_down_exps": Type.MXFP4}))
+    assert found.can_harden
+    assert found.write_matrices[1].shape == (4, 256, 256)
+    coarse = write_tiny_llama(path, **sizes, types={"ffn_down_exps": Type.IQ3_S})
+    assert "2 of its stacks of experts are stored as IQ3_S, a codebook" in refused(coarse)
+    # A single matrix of that type may get a larger one.
+    single = write_tiny_llama(path, hidden=256, feed_forward=256, types={"ffn_down": Type.IQ3_S})
+    assert inspect(single).can_harden
 
 
 def test_a_vocabulary_is_no_model(tmp_path: Path) -> None:

@@ -9,10 +9,13 @@ import pytest
 from drive_wizard import Driver
 from fake_session import FRONTIER, FakeLibrary
 from rosi_edge_tui.app import Wizard
+from rosi_edge_tui.choices import YES
+from rosi_edge_tui.panes.report import ReportPane
 from rosi_edge_tui.panes.try_it import TryPane
 from rosi_edge_tui.steps import Step
 from rosi_edge_tui.widgets.answer_panel import AnswerPanel
-from textual.widgets import Input
+from rosi_edge_tui.widgets.interval_strip import IntervalStrip
+from textual.widgets import DataTable, Input
 
 Play = Callable[..., Wizard]
 OUTPUT = Path("models/qwen2.5-coder-0.5b-instruct-q4_k_m-hardened.gguf")
@@ -204,9 +207,136 @@ def test_a_file_that_is_not_hardened_is_kept_only_if_asked_for(
         await driver.press(*(["shift+tab"] if keep else []), "enter")
         await driver.at(Step.REPORT)
         assert driver.shows("✗ over-refusing", "compliance fell. Use a smaller --alpha.")
+        assert ("--force" in library.sessions[0].asked_for) is keep, "or it would not be there again"
+        pane = driver.wizard.pane(Step.REPORT)
+        assert isinstance(pane, ReportPane)
+        assert driver.wizard.report is not None
+        assert ("--force" in pane._commands(driver.wizard.report)[0]) is keep
+        assert not library.sessions[0].options.force, "it was for this file alone"
 
     play(script)
     assert OUTPUT.exists() is keep
+
+
+def test_force_asks_nothing(play: Play, library: FakeLibrary) -> None:
+    library.verdict = library.verdict.model_copy(update={"status": "ineffective"})
+
+    async def script(driver: Driver) -> None:
+        driver.wizard.choices = driver.wizard.choices.set(force=YES)
+        await driver.to(Step.BAKE)
+        await driver.press("enter")
+        await driver.at(Step.REPORT)
+        assert library.sessions[0].asked_for.split().count("--force") == 1
+
+    play(script)
+    assert OUTPUT.exists()
+
+
+def test_an_attribute_is_named_where_harm_was(play: Play, library: FakeLibrary) -> None:
+    async def script(driver: Driver) -> None:
+        driver.wizard.choices = driver.wizard.choices.set(attribute="unknowable")
+        await driver.to(Step.CALIBRATE)
+        assert driver.shows("unknowable questions", "attribute unknowable")
+        await driver.press("enter")
+        await driver.done(Step.CALIBRATE)
+        for step in (Step.STRENGTH, Step.TRY):
+            await driver.press("enter")
+            await driver.at(step)
+            if step is Step.STRENGTH:
+                await driver.press("enter")
+                await driver.done(step)
+        assert driver.shows("this one is one of: unknowable questions")
+        await driver.press("enter")
+        await driver.done(Step.TRY)
+        await driver.press("enter")
+        await driver.at(Step.BAKE)
+        await driver.press("enter")
+        await driver.at(Step.REPORT)
+        assert driver.wizard.report is not None
+        assert driver.wizard.report.findings[0].startswith("Attribute unknowable: ")
+        strip = driver.wizard.screen.query_one(IntervalStrip)
+        assert "declines unknowable q… before" in strip.render().plain
+
+    play(script)
+
+
+async def rounding(driver: Driver) -> DataTable[str]:
+    """Bake, and wait until half of the tensors are done."""
+    await driver.to(Step.BAKE)
+    driver.library.held = {"bake"}
+    driver.library.gate.close()
+    await driver.press("enter")
+    table = driver.wizard.screen.query_one("#tensors", DataTable)
+    await driver.until(lambda: table.row_count == 6)
+    return table
+
+
+def test_tensors_come_while_the_bake_runs(play: Play, library: FakeLibrary) -> None:
+    async def script(driver: Driver) -> None:
+        table = await rounding(driver)
+        assert driver.shows("Rounding tensors", "6 of 12", "blk.14.ffn_down.weight", "0.97", "Stop")
+        assert driver.wizard.jobs.current is not None
+        library.gate.open()
+        await driver.at(Step.REPORT)
+        assert table.row_count == 12
+        await driver.press("f3")
+        await driver.at(Step.BAKE)
+        assert driver.shows("blk.20.ffn_down.weight", "0.98")
+
+    play(script)
+
+
+def test_a_bake_that_is_stopped_shows_nothing_of_it(play: Play, library: FakeLibrary) -> None:
+    async def script(driver: Driver) -> None:
+        table = await rounding(driver)
+        await driver.press("escape")
+        await driver.until(lambda: driver.shows("■ Stopped"))
+        assert table.row_count == 0
+        library.gate.open()
+        await driver.press("enter")
+        await driver.at(Step.REPORT)
+        assert table.row_count == 12
+
+    play(script)
+    assert library.steps.count("bake") == 2
+    assert library.steps.count("measure_before") == 1, "what was measured is kept"
+
+
+@pytest.mark.parametrize("another", [False, True])
+def test_a_file_that_was_whole_is_not_baked_again(play: Play, library: FakeLibrary, another: bool) -> None:
+    async def script(driver: Driver) -> None:
+        await driver.to(Step.BAKE)
+        library.held = {"measure_after"}
+        library.gate.close()
+        await driver.press("enter")
+        await driver.until(lambda: driver.shows("Hardened file on the reporting prompts"))
+        await driver.press("escape")
+        await driver.until(lambda: driver.shows("■ Stopped"))
+        library.gate.open()
+        if another:
+            driver.wizard.screen.query_one("#output", Input).value = "another.gguf"
+        await driver.press("enter")
+        await driver.at(Step.REPORT)
+        assert driver.wizard.screen.query_one("#tensors", DataTable).row_count == 12
+
+    play(script)
+    assert library.steps.count("bake") == (2 if another else 1)
+
+
+def test_replacing_an_adapter_is_asked(play: Play, library: FakeLibrary) -> None:
+    Path("adapter.gguf").write_bytes(b"older")
+
+    async def script(driver: Driver) -> None:
+        driver.wizard.choices = driver.wizard.choices.set(adapter="adapter.gguf")
+        await driver.to(Step.BAKE)
+        await driver.press("enter")
+        await driver.until(lambda: driver.shows("Replace the file?", "adapter.gguf is there already"))
+        assert "bake" not in library.steps
+        await driver.press("enter")
+        await driver.at(Step.REPORT)
+        assert driver.shows("adapter")
+
+    play(script)
 
 
 def test_replacing_a_file_is_asked(play: Play, library: FakeLibrary) -> None:

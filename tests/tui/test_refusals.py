@@ -15,7 +15,7 @@ from rosi_edge_tui.session import Library
 from rosi_edge_tui.steps import Step
 from rosi_edge_tui.widgets.problem import words
 from test_bad_input import DAMAGES
-from textual.widgets import Input
+from textual.widgets import Input, Select
 from tiny_gguf import write_tiny_llama
 
 from rosi_edge.commands.harden import harden
@@ -104,6 +104,27 @@ def test_a_layer_that_is_not_there(library: FakeLibrary, tiny_model: Path) -> No
         await driver.press("f5")
         await driver.until(lambda: driver.shows("✗", expected))
         assert len(driver.wizard.screen_stack) == 2, "to be mended"
+
+    with_the_library(script, library, str(tiny_model))
+
+
+def test_an_importance_matrix_of_another_model(library: FakeLibrary, tiny_model: Path) -> None:
+    Path("other.gguf").write_bytes(tiny_model.read_bytes())
+    flags = ("--rounding", "requantize", "--imatrix", "other.gguf")
+    expected = said_by_the_command(tiny_model, "-o", "out.gguf", *flags)
+
+    async def script(driver: Driver) -> None:
+        await driver.at(Step.CHECKUP)
+        await driver.press("f5")
+        await driver.until(lambda: driver.shows("Advanced settings"))
+        panel = driver.wizard.screen
+        panel.query_one("#rounding", Select).value = "requantize"
+        panel.query_one("#imatrix", Input).value = "other.gguf"
+        await driver.press("f5")
+        await driver.until(lambda: driver.shows("✗", expected))
+        assert driver.wizard.screen is panel, "to be mended"
+        assert driver.wizard.session is not None
+        assert driver.wizard.session.options.imatrix is None
 
     with_the_library(script, library, str(tiny_model))
 

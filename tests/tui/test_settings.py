@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from drive_wizard import Driver
 from fake_session import FakeLibrary
 from rosi_edge_tui.app import Wizard
-from rosi_edge_tui.choices import BASIC, PROMPTS, RUNTIME, Choices
+from rosi_edge_tui.choices import ALL, YES, Choices, option
+from rosi_edge_tui.memory import Memory
 from rosi_edge_tui.screens.advanced import Advanced
 from rosi_edge_tui.steps import Step
 from rosi_edge_tui.widgets.problem import words
@@ -36,6 +38,14 @@ REFUSED = [
     ("time_limit", "soon", "'soon' is no length of time"),
     ("harmful", "nowhere.txt", "nowhere.txt"),
     ("template", "nowhere.jinja", "nowhere.jinja"),
+    ("directions", "9", "9 is not in the range 1<=x<=8"),
+    ("promote", "Q99", "cannot be promoted to 'Q99'"),
+    ("imatrix", "importance.gguf", "grid rounding does not quantize again"),
+    ("storage", "nonsense", "the storage given with --storage cannot be used"),
+    ("storage", "sqlite:///missing/folder/search.db", "unable to open database file"),
+    ("adapter", "nowhere/adapter.gguf", "does not exist. Create it or choose another output path"),
+    ("adapter", "models", "models is a folder"),
+    ("attribute", "nowhere", "there is no attribute 'nowhere'"),
 ]
 
 
@@ -43,7 +53,7 @@ REFUSED = [
 def test_the_words_of_the_command(name: str, text: str, said: str) -> None:
     choices = Choices("demo").set(**{name: text})
     with pytest.raises((click.UsageError, RosiEdgeError)) as caught:
-        choices.prompts()
+        choices.requests()
         choices.options()
     assert said in words(caught.value)
 
@@ -54,7 +64,7 @@ def test_a_refusal_stands_in_the_panel(play: Play) -> None:
         await driver.press("f5")
         await driver.until(lambda: isinstance(driver.wizard.screen, Advanced))
         panel = driver.wizard.screen
-        assert {w.id for w in (*panel.query(Input), *panel.query(Select))} == {*BASIC, *PROMPTS, *RUNTIME}
+        assert {w.id for w in (*panel.query(Input), *panel.query(Select))} == set(ALL)
         panel.query_one("#trials", Input).value = "none"
         await driver.press("f5")
         await driver.until(lambda: driver.shows("Invalid value for '--trials'", "valid integer"))
@@ -80,6 +90,13 @@ def test_a_refusal_stands_in_the_panel(play: Play) -> None:
         ("trials", "3", Step.CALIBRATE),
         ("promote", "never", Step.TRY),
         ("threads", "2", Step.TRY),
+        ("attribute", "unknowable", Step.CHECKUP),
+        ("directions", "2", Step.CALIBRATE),
+        ("storage", "sqlite:///shared.db", Step.CALIBRATE),
+        ("no_paper", YES, Step.CALIBRATE),
+        ("compare_rounding", YES, Step.TRY),
+        ("adapter", "adapter.gguf", Step.TRY),
+        ("force", YES, Step.TRY),
     ],
 )
 def test_only_what_depends_on_a_setting_is_done_again(
@@ -89,12 +106,12 @@ def test_only_what_depends_on_a_setting_is_done_again(
         await driver.to(Step.BAKE)
         await driver.press("f5")
         await driver.until(lambda: isinstance(driver.wizard.screen, Advanced))
-        driver.wizard.screen.query_one(f"#{name}", Input).value = text
+        driver.wizard.screen.query_one(f"#{name}", Select if option(name).is_flag else Input).value = text
         await driver.press("f5")
         await driver.until(lambda: len(driver.wizard.screen_stack) == 1)
         await driver.until(lambda: max(driver.wizard.done) is kept and driver.wizard.jobs.current is None)
         assert driver.wizard.session is library.sessions[-1]
-        assert len(library.sessions) == (2 if name == "seed" else 1)
+        assert len(library.sessions) == (2 if name in ("seed", "attribute") else 1)
         options = library.sessions[-1].options
         value = {
             "seed": options.seed == 3,
@@ -102,6 +119,13 @@ def test_only_what_depends_on_a_setting_is_done_again(
             "trials": options.conditional.trials == 3,
             "promote": "--promote never" in options.command,
             "threads": options.engine.threads == 2,
+            "attribute": not options.look and library.judges[-1] != library.judges[0],
+            "directions": options.conditional.directions == 2,
+            "storage": options.conditional.storage == "sqlite:///shared.db",
+            "no_paper": not options.paper,
+            "compare_rounding": options.compare_rounding,
+            "adapter": options.adapter == Path("adapter.gguf"),
+            "force": options.force,
         }
         assert value[name]
 
@@ -111,10 +135,21 @@ def test_only_what_depends_on_a_setting_is_done_again(
 def test_the_command_does_the_same(tmp_path: Path) -> None:
     """What the wizard prints is parsed by the command into what the wizard used."""
     choices = Choices("a model.gguf", output="out put.gguf").set(
-        method="rosi", layer="7", alpha="0.5", elicit="Be good.", context_size="2048", harmless="x y.txt"
+        method="rosi",
+        layer="7",
+        alpha="0.5",
+        elicit="Be good.",
+        context_size="2048",
+        harmless="x y.txt",
+        rounding="requantize",
+        compare_rounding=YES,
+        no_paper=YES,
+        force=YES,
+        adapter="an adapter.gguf",
+        imatrix="importance.gguf",
+        rpc="one:1,two:2",
+        storage=f"sqlite:///{tmp_path}/search.db",
     )
-    import shlex
-
     typed = shlex.split(choices.command(Path("re port")))
     assert typed[:2] == ["rosi-edge", "harden"]
     values = harden.make_context("harden", typed[2:]).params
@@ -131,6 +166,38 @@ def test_the_command_does_the_same(tmp_path: Path) -> None:
     assert options.elicitation == "Be good."
     assert options.engine.context_size == 2048
     assert options.conditional.folder == tmp_path
+    assert options.conditional.storage == f"sqlite:///{tmp_path}/search.db"
+    assert (options.compare_rounding, options.paper, options.force) == (True, False, True)
+    assert (options.adapter, options.imatrix) == (Path("an adapter.gguf"), Path("importance.gguf"))
+    assert options.engine.rpc == ("one:1", "two:2")
+
+
+def test_every_option_of_the_command_can_be_set() -> None:
+    """Save those that are about several files at once, or that the wizard's own steps ask for."""
+    elsewhere = {"output", "report_folder", "as_json", "source", "also", "no_evaluation", "help"}
+    names = {parameter.name for parameter in harden.params if isinstance(parameter, click.Option)}
+    assert set(ALL) == names - elsewhere
+    assert len(ALL) == len(set(ALL))
+
+
+def test_a_password_is_used_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("optuna.storages.get_storage", lambda url: None)
+    choices = Choices("demo", output="out.gguf").set(storage="mysql://me:secret@host/x")
+    options = choices.options()
+    assert options.conditional.storage == "mysql://me:secret@host/x"
+    shown = "\n".join([options.command, *choices.commands(None, written=True)])
+    assert "mysql://me:***@host/x" in shown
+    assert "secret" not in shown
+
+
+def test_what_is_remembered_is_for_nobody_else(own_folder: Path) -> None:
+    memory = Memory(own_folder / "state")
+    memory.keep(Choices("demo").set(storage="mysql://me:secret@host/x", force=YES), Step.TRY)
+    memory.close()
+    assert (own_folder / "state" / "wizard.json").stat().st_mode & 0o077 == 0
+    again = Memory(own_folder / "state")
+    assert again.now.choices.has("force")
+    again.close()
 
 
 def test_defaults_are_the_command_s() -> None:

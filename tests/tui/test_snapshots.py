@@ -19,6 +19,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from rosi_edge.errors import EngineCrashError
+from rosi_edge.evaluation.judges.keyword import KeywordJudge
 
 Script = Callable[[Driver], Awaitable[None]]
 
@@ -29,7 +30,7 @@ PICTURE = Path(__file__).parents[2] / "docs" / "wizard.svg"
 @pytest.fixture
 def still(library: FakeLibrary, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Wizard:
     """A wizard in which nothing depends on the clock, the machine or the prompts of a release."""
-    monkeypatch.setattr(Choices, "prompts", lambda choices: plan())
+    monkeypatch.setattr(Choices, "requests", lambda choices: (plan(), KeywordJudge(), None))
     return wizard_for(library, own_folder, clock=lambda: 0.0)
 
 
@@ -96,6 +97,14 @@ async def baking(driver: Driver) -> None:
     await driver.until(lambda: driver.shows("60 of 120"))
 
 
+async def rounding(driver: Driver) -> None:
+    await driver.to(Step.BAKE)
+    driver.library.held = {"bake"}
+    driver.library.gate.close()
+    await driver.press("enter")
+    await driver.until(lambda: driver.shows("6 of 12", "blk.14.ffn_down.weight"))
+
+
 async def report(driver: Driver) -> None:
     await driver.to(Step.REPORT)
     await driver.pilot.pause(0.2)
@@ -127,7 +136,7 @@ async def crash(driver: Driver) -> None:
 SCRIPTS: dict[str, Script] = {
     script.__name__: script
     for script in (
-        *(model, checkup, calibrating, calibrated, searching, searched, tried, baking, report),
+        *(model, checkup, calibrating, calibrated, searching, searched, tried, baking, rounding, report),
         *(settings, help_panel, crash),
     )
 }

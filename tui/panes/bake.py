@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from textual.containers import Horizontal
 from textual.widget import Widget
@@ -19,6 +19,9 @@ from ..widgets.plain import Plain
 from ..widgets.tensor_table import TensorTable
 from .base import StepPane
 
+if TYPE_CHECKING:
+    from rosi_edge.report.schema import HardeningReport
+
 
 class BakePane(StepPane):
     STEP = Step.BAKE
@@ -29,6 +32,9 @@ class BakePane(StepPane):
             yield Input(id="output", compact=True)
         yield Plain(id="place")
         yield TensorTable(id="tensors")
+
+    def on_mount(self) -> None:
+        self._whole: Path | None = None
 
     def arrive(self) -> None:
         field = self.query_one("#output", Input)
@@ -55,10 +61,14 @@ class BakePane(StepPane):
             f"The original stays as it is. The report goes to {self.report_folder.name}/ beside the new file."
         )
         table = self.query_one(TensorTable)
+        session = self.wizard.session
+        if not self.works and session is not None and not session.baked:
+            # What was rounded before a bake was stopped is gone with its draft.
+            table.clear()
         table.display = bool(table.row_count)
 
     def event(self, event: Any) -> None:
-        self.query_one(TensorTable).show(event)
+        self.query_one(TensorTable).add(event)
 
     @property
     def _done(self) -> bool:
@@ -75,11 +85,12 @@ class BakePane(StepPane):
             self.wizard.go(Step.REPORT)
         elif self.wizard.report is not None:
             # The file has its name; only the report could not be written.
-            self.finish(keep=self.session.options.force)
+            self.finish(keep=False)
         else:
             self.check_place()
 
     def press_again(self) -> None:
+        self._whole = None
         self.check_place()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
@@ -98,10 +109,14 @@ class BakePane(StepPane):
             self.problem.tell("Give the new file a name.")
             return
 
-        def work(activity: Activity) -> bool:
+        def work(activity: Activity) -> list[Path]:
             place = session.check_target(output)
             library.check_report_folder(folder)
-            return place.exists()
+            adapter = session.options.adapter
+            return [
+                *([output] if place.exists() else []),
+                *([adapter] if adapter is not None and adapter.exists() else []),
+            ]
 
         def replace_or_not(wanted: bool | None) -> None:
             if wanted:
@@ -109,15 +124,18 @@ class BakePane(StepPane):
             else:
                 self.query_one("#output").focus()
 
-        def then(exists: bool) -> None:
-            if not exists:
+        def then(there: list[Path]) -> None:
+            if not there:
                 self.bake()
                 return
+            names = " and ".join(str(path) for path in there)
+            verb = "is" if len(there) == 1 else "are"
+            stays = "It stays" if len(there) == 1 else "They stay"
             self.app.push_screen(
                 Question(
-                    "Replace the file?",
-                    f"{output} is there already. It stays until the new one is whole and measured.",
-                    yes="Replace it",
+                    "Replace the file?" if len(there) == 1 else "Replace the files?",
+                    f"{names} {verb} there already. {stays} until the new one is whole and measured.",
+                    yes="Replace it" if len(there) == 1 else "Replace them",
                     no="Choose another name",
                 ),
                 replace_or_not,
@@ -128,22 +146,32 @@ class BakePane(StepPane):
     def bake(self) -> None:
         wizard, session, output = self.wizard, self.session, self._output
         wizard.undo_from(Step.BAKE)
-        self.forget()
+        if goes_on := self._whole == output:
+            # Stopped while the file was measured: what has been rounded is whole.
+            self.problem.clear()
+        else:
+            self.forget()
         wizard.choices = replace(wizard.choices, output=str(output))
-        session.options = replace(
-            session.options, command=wizard.choices.command(self.report_folder), force=False
-        )
+        force = wizard.choices.has("force")
 
         def work(activity: Activity) -> Any:
             if session.before is None:
                 session.measure_before()
-            activity.emit(session.bake(output))
-            session.measure_after()
+            if not goes_on:
+                session.bake(output)
+            self._whole = output
+            try:
+                session.measure_after()
+            except KeyboardInterrupt:
+                raise
+            except BaseException:
+                self._whole = None
+                raise
             return session.verdict()
 
         def then(verdict: Any) -> None:
-            if verdict.status == "hardened" or session.after is None:
-                self.finish(keep=False)
+            if verdict.status == "hardened" or session.after is None or force:
+                self.finish(keep=force)
                 return
             self.app.push_screen(
                 Question(
@@ -160,11 +188,11 @@ class BakePane(StepPane):
 
     def finish(self, *, keep: bool) -> None:
         """Give the file its name, or take it away, and write the report."""
-        wizard, session, folder = self.wizard, self.session, self.report_folder
-        session.options = replace(session.options, force=keep)
+        wizard, folder = self.wizard, self.report_folder
+        self._whole = None
 
         def work(activity: Activity) -> Any:
-            report = wizard.report or session.finish()
+            report = wizard.report or self._finished(keep, folder)
             wizard.report = report
             with activity.stage("Writing the report and its pictures"):
                 wizard.library.write_report(report, folder)
@@ -178,6 +206,20 @@ class BakePane(StepPane):
 
         self.start("Finishing", work, then)
 
+    def _finished(self, keep: bool, folder: Path) -> HardeningReport:
+        wizard, session = self.wizard, self.session
+        asked = session.options
+        repeating = wizard.choices.repeating(by_hand=wizard.by_hand, force=keep)
+        session.options = replace(asked, command=repeating.command(folder), force=keep)
+        try:
+            report = session.finish()
+        finally:
+            session.options = asked
+        if wizard.attribute is None:
+            return report
+        return report.model_copy(update={"findings": (wizard.attribute.sentence, *report.findings)})
+
     def forget(self) -> None:
-        self.query_one(TensorTable).show([])
+        self._whole = None
+        self.query_one(TensorTable).clear()
         self.problem.clear()

@@ -33,12 +33,21 @@ class CalibratePane(StepPane):
         wizard = self.wizard
         if wizard.prompts is not None:
             sets = wizard.prompts.calibration
-            requests = f"{len(sets.harmful)} harmful, {len(sets.harmless)} harmless"
-            if sets.sounds_harmful:
-                requests += f", {len(sets.sounds_harmful)} that only sound harmful"
+            about = wizard.attribute
+            names = ("harmful", "harmless", "that only sound harmful")
+            if about is not None:
+                names = (about.names.harmful, about.names.harmless, about.names.sounds_harmful)
+            groups = (sets.harmful, sets.harmless, sets.sounds_harmful)
+            requests = ", ".join(
+                f"{len(group)} {name}" for group, name in zip(groups, names, strict=True) if group
+            )
             own = [wizard.choices.text(name) for name in ("harmful", "harmless", "sounds_harmful")]
             source = ", ".join(text for text in own if text) or "written for this tool"
-            elicit = wizard.choices.text("elicit") or "only if the model hardly refuses without"
+            if about is not None:
+                source = f"attribute {about.file.name}"
+            elicit = wizard.choices.text("elicit") or (
+                "none" if about else "only if the model hardly refuses without"
+            )
             self.query_one(Facts).show([("requests", f"{requests} ({source})"), ("safety prompt", elicit)])
         plot = self.query_one(SeparationPlot)
         plot.display = self.query_one("#legend").display = bool(self._separation)

@@ -86,17 +86,17 @@ class CheckupPane(StepPane):
             if not found.can_harden:
                 return None
             options = wizard.choices.options(wizard.memory.journals)
-            prompts = wizard.choices.prompts()
-            return prompts, wizard.library.open(path, prompts, options, activity)
+            prompts, judge, about = wizard.choices.requests()
+            return prompts, about, wizard.library.open(path, prompts, judge, options, activity)
 
         def then(value: Any) -> None:
             if value is not None:
-                wizard.prompts, wizard.session = value
+                wizard.prompts, wizard.attribute, wizard.session = value
                 wizard.complete(Step.CHECKUP)
 
         def discard(value: Any) -> None:
             if value is not None:
-                value[1].close()
+                value[-1].close()
 
         self.start("Checking the file", work, then, discard=discard)
 

@@ -60,6 +60,13 @@ class ReportPane(StepPane):
                 yield Plain(separation_legend(), classes="legend")
                 yield SeparationPlot()
 
+    def _rates(self) -> list[tuple[str, str]]:
+        about = self.wizard.attribute
+        if about is None:
+            return list(_RATES)
+        labels = (*about.labels, _RATES[-1][0])
+        return [(label, name) for label, (_, name) in zip(labels, _RATES, strict=True)]
+
     def draw(self) -> None:
         report = self.wizard.report
         if report is None:
@@ -78,7 +85,7 @@ class ReportPane(StepPane):
         self.query_one(IntervalStrip).show(
             [
                 (label, getattr(report.before, name), getattr(after, name) if after else None)
-                for label, name in _RATES
+                for label, name in self._rates()
             ]
         )
         table = Table(
@@ -86,7 +93,7 @@ class ReportPane(StepPane):
         )
         for heading in ("", "before", "after", "change"):
             table.add_column(heading, overflow="fold")
-        for label, name in _RATES:
+        for label, name in self._rates():
             table.add_row(
                 label,
                 rate(getattr(report.before, name)),
@@ -123,6 +130,8 @@ class ReportPane(StepPane):
             rows.append(("", f"{megabytes(report.output.size)}, sha256 {report.output.sha256}"))
         else:
             rows.append(("new file", "not kept"))
+        if report.output is not None and (adapter := self.wizard.choices.text("adapter")):
+            rows.append(("adapter", adapter))
         if self.wizard.report_folder is not None:
             rows.append(("report, pictures", f"{self.wizard.report_folder} (report.md, report.json, *.png)"))
         return rows
@@ -150,7 +159,10 @@ class ReportPane(StepPane):
 
     def _commands(self, report: HardeningReport) -> list[str]:
         return self.wizard.choices.commands(
-            self.wizard.report_folder, written=report.output is not None, by_hand=self.wizard.by_hand
+            self.wizard.report_folder,
+            written=report.output is not None,
+            by_hand=self.wizard.by_hand,
+            force=report.output is not None and report.verdict.status != "hardened",
         )
 
     def action_scroll(self, lines: int) -> None:

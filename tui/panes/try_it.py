@@ -58,9 +58,14 @@ class TryPane(StepPane):
         prompts = self.wizard.prompts
         if prompts is not None:
             sets = prompts.reporting
-            kinds = [("harmful", sets.harmful), ("harmless", sets.harmless)]
-            if sets.sounds_harmful:
-                kinds.insert(1, ("in between: it only sounds harmful", sets.sounds_harmful))
+            words: tuple[str, ...] = ("harmful", "in between: it only sounds harmful", "harmless")
+            if about := self.wizard.attribute:
+                names = about.names
+                words = tuple(
+                    f"one of: {name}" for name in (names.harmful, names.sounds_harmful, names.harmless)
+                )
+            groups = (sets.harmful, sets.sounds_harmful, sets.harmless)
+            kinds = [(word, group) for word, group in zip(words, groups, strict=True) if group]
             texts = [(kind, group.texts[:_OFFERED]) for kind, group in kinds]
             # One of each kind, then the next of each.
             field.offer([(kind, t[n]) for n in range(_OFFERED) for kind, t in texts if n < len(t)])

@@ -14,11 +14,17 @@ from textual.screen import ModalScreen
 from textual.widget import Widget
 from textual.widgets import Button, Input, Label, Select
 
-from ..choices import BASIC, PROMPTS, RUNTIME, Choices, option
+from ..choices import ALL, BASIC, FILE, PROMPTS, RUNTIME, YES, Choices, flag, option
 from ..widgets.plain import Plain
 from ..widgets.problem import Problem
 
-_GROUPS = (("Method and limits", BASIC), ("Requests", PROMPTS), ("Running the model", RUNTIME))
+_GROUPS = (
+    ("Method and limits", BASIC),
+    ("The new file", FILE),
+    ("Requests", PROMPTS),
+    ("Running the model", RUNTIME),
+)
+_NO = "no"
 _PLACEHOLDERS = {"elicit": "only if needed; 'default' or a text of your own"}
 
 
@@ -26,7 +32,7 @@ class Advanced(ModalScreen[Choices | None]):
     """Gives back changed choices, or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        ("escape", "dismiss(None)", "Leave as it was"),
+        ("escape", "leave", "Leave as it was"),
         ("f5", "accept", "Accept"),
     ]
 
@@ -38,6 +44,7 @@ class Advanced(ModalScreen[Choices | None]):
         super().__init__()
         self._choices = choices
         self._check = check
+        self._checking = False
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog") as dialog:
@@ -57,9 +64,17 @@ class Advanced(ModalScreen[Choices | None]):
     def _row(self, name: str) -> Iterator[Widget]:
         parameter = option(name)
         with Horizontal(classes="field"):
-            yield Label(max(parameter.opts, key=len).lstrip("-"))
+            yield Label(flag(name).lstrip("-"))
             text = self._choices.text(name)
-            if isinstance(parameter.type, click.Choice):
+            if parameter.is_flag:
+                yield Select(
+                    [(_NO, _NO), (YES, YES)],
+                    value=YES if self._choices.has(name) else _NO,
+                    allow_blank=False,
+                    compact=True,
+                    id=name,
+                )
+            elif isinstance(parameter.type, click.Choice):
                 kinds = [str(choice) for choice in parameter.type.choices]
                 yield Select(
                     [(kind, kind) for kind in kinds],
@@ -73,14 +88,14 @@ class Advanced(ModalScreen[Choices | None]):
 
     def on_descendant_focus(self) -> None:
         focused = self.focused
-        if focused is not None and focused.id in (*BASIC, *PROMPTS, *RUNTIME):
+        if focused is not None and focused.id in ALL:
             self.query_one("#about", Plain).update(" ".join((option(focused.id).help or "").split()))
 
     def _typed(self) -> Choices:
         texts = {field.id or "": field.value for field in self.query(Input)}
         for field in self.query(Select):
             # What is the default need not be said.
-            if field.id and field.value != option(field.id).default:
+            if field.id and field.value not in (_NO, option(field.id).default):
                 texts[field.id] = str(field.value)
         return Choices(self._choices.model, texts, self._choices.output)
 
@@ -88,12 +103,20 @@ class Advanced(ModalScreen[Choices | None]):
         if event.button.id == "accept":
             self.action_accept()
         else:
-            self.dismiss(None)
+            self.action_leave()
 
     def on_input_submitted(self) -> None:
         self.action_accept()
 
+    def action_leave(self) -> None:
+        # Settings that have been accepted are in use already.
+        if not self._checking:
+            self.dismiss(None)
+
     def action_accept(self) -> None:
+        if self._checking:
+            return
+        self._checking = True
         self.query_one(Problem).clear()
         self._accept(self._typed())
 
@@ -107,6 +130,7 @@ class Advanced(ModalScreen[Choices | None]):
             self.app.call_from_thread(self.dismiss, choices)
 
     def _refuse(self, error: Exception) -> None:
+        self._checking = False
         self.query_one(Problem).show(error)
         parameter = getattr(error, "param", None)
         if isinstance(parameter, click.Parameter) and parameter.name:

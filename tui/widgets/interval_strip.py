@@ -38,7 +38,8 @@ class IntervalStrip(Widget):
         text = Text(no_wrap=True)
         for label, before, after in self._rows:
             for name, sign, figure in (("before", BEFORE, before), ("after", AFTER, after)):
-                text.append(f"{label if sign == BEFORE else '':<{_LABEL}} ")
+                shown = label if len(label) <= _LABEL else f"{label[: _LABEL - 1]}…"
+                text.append(f"{shown if sign == BEFORE else '':<{_LABEL}} ")
                 text.append(f"{name:<6} ", "dim")
                 text.append(self._strip(figure, sign, width) + "\n", "bold" if sign == AFTER else "")
         text.append(" " * (_LABEL + 8) + "0 %" + "100 %".rjust(width - 3), "dim")

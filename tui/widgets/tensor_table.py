@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from textual.widgets import DataTable
@@ -22,14 +21,15 @@ class TensorTable(DataTable[str]):
     def on_mount(self) -> None:
         self.add_columns("tensor", "type", "delivered", "", "noise")
 
-    def show(self, tensors: Sequence[BakedTensor]) -> None:
-        self.clear()
-        for tensor in tensors:
-            kind = f"{tensor.promoted_from} → {tensor.type}" if tensor.promoted_from else tensor.type
-            self.add_row(
-                tensor.name,
-                kind,
-                f"{tensor.delivered:.2f}",
-                bar(tensor.delivered, 1.0, _WIDTH),
-                f"{tensor.noise:.2f}",
-            )
+    def add(self, tensor: BakedTensor) -> None:
+        kind = f"{tensor.promoted_from} → {tensor.type}" if tensor.promoted_from else tensor.type
+        self.add_row(
+            tensor.name,
+            kind,
+            f"{tensor.delivered:.2f}",
+            bar(tensor.delivered, 1.0, _WIDTH),
+            f"{tensor.noise:.2f}",
+        )
+        if not self.has_focus:
+            # The latest is in view, unless somebody is looking at another.
+            self.move_cursor(row=self.row_count - 1)

@@ -1,0 +1,30 @@
+"""A model that is being loaded can be let go of."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from rosi_edge.runtime.child_engine import ChildEngine
+
+
+def test_whoever_waits_for_the_model_can_cancel(tiny_model: Path) -> None:
+    looked: list[int] = []
+
+    def look() -> None:
+        looked.append(len(looked))
+        if len(looked) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ChildEngine(tiny_model, look=look)
+    assert looked == [0, 1]
+    assert not [child for child in multiprocessing.active_children() if child.name == "rosi-edge-engine"]
+
+
+def test_looking_on_changes_nothing(tiny_model: Path) -> None:
+    with ChildEngine(tiny_model, look=lambda: None) as engine:
+        assert engine.facts.layers == 3
+        assert engine.alive
