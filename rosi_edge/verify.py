@@ -400,6 +400,7 @@ class _Verifier(Findings):
     def _check_tensor(self, file: GgufFile, name: str, edits: Mapping[int, _Edits]) -> None:
         tensor, mine = self._base.tensors[name], file.tensors[name]
         rows, columns = tensor.shape[-2:]
+        held = wanted = slack = 0.0
         for number in range(tensor.elements // (rows * columns)):
             found = EditedMatrix(
                 self._base, file, tensor, mine, number, edits.get(number), self._rounding or ""
@@ -412,6 +413,14 @@ class _Verifier(Findings):
             self._tensors.append(check)
             for problem in check.problems:
                 self.fail("edit", f"{check.name} {problem}")
+            if found.stacked:
+                held, wanted, slack = (
+                    one + other for one, other in zip((held, wanted, slack), found.along, strict=True)
+                )
+        if wanted > 0:
+            share, by_chance = held / wanted, _DEVIATIONS * float(np.sqrt(slack)) / wanted
+            if not _LEAST_ALONG + by_chance <= share <= _MOST_ALONG + by_chance:
+                self.fail("edit", f"{name} holds {share:.3f} of the declared edits themselves")
 
 
 class EditedMatrix:
@@ -448,6 +457,18 @@ class EditedMatrix:
         self._squares = self._counted = 0.0
         self._along = self._wanted = self._spread = 0.0
 
+    @property
+    def stacked(self) -> bool:
+        """Whether it is an expert. Each is rounded by few inputs, and how much of an edit much smaller than a
+        step lies along the edit itself scatters widely: that is asked of all edited experts together."""
+        return len(self._old.shape) == 3
+
+    @property
+    def along(self) -> tuple[float, float, float]:
+        """After ``check``, to be added up: the change along the edit, that of the edit itself, and the
+        squared deviation of the first; nothing where more was proven."""
+        return (0.0, 0.0, 0.0) if self._proven else (self._along, self._wanted, self._spread)
+
     def differs(self) -> bool:
         return any(old.tobytes() != new.tobytes() for _, old, new in self._parts())
 
@@ -475,7 +496,8 @@ class EditedMatrix:
             along = self._along / self._wanted
             # By what rounding leaves, if it were independent of the edit.
             noise_along = _DEVIATIONS * float(np.sqrt(self._spread)) / self._wanted
-            if not self._proven and not _LEAST_ALONG + noise_along <= along <= _MOST_ALONG + noise_along:
+            fits = self.stacked or _LEAST_ALONG + noise_along <= along <= _MOST_ALONG + noise_along
+            if not self._proven and not fits:
                 self._problems.append(f"holds {along:.3f} of the declared edit itself")
         elif self._changed:
             self._problems.append("differs, though the declared edit is nothing")

@@ -274,6 +274,9 @@ def test_baked_experts_deliver_and_verify(tmp_path: Path, kind: Type) -> None:
 
         write_adapter(tmp_path / "a.gguf", edits, architecture="llama", experts={STACK: 4})
         assert verify(target, base, adapter=tmp_path / "a.gguf").passed
+        # Edits that were not made.
+        problems = verify(source, base, adapter=tmp_path / "a.gguf").problems
+        assert f"{STACK} holds 0.000 of the declared edits themselves" in problems
         assert [edit.matrix for edit in edits_from(tmp_path / "a.gguf").edits] == [e.matrix for e in edits]
         write_adapter(tmp_path / "b.gguf", edits[1:], architecture="llama", experts={STACK: 4})
         assert not verify(target, base, adapter=tmp_path / "b.gguf").passed
