@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from rosi_edge.activations import InputRows
+from rosi_edge.activations import InputRows, Places
 from rosi_edge.direction import Directions, LayerSeparation, separation_of
 from rosi_edge.evaluation.behaviour import RequestSets
 from rosi_edge.injection.conditional import Form, Key, solve_keys
@@ -20,7 +20,6 @@ from rosi_edge.injection.edits import RankOneEdit, tensor_and_expert
 from rosi_edge.models.architectures import WriteMatrix
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.prompts import PromptSet
-from rosi_edge.runtime.batching import SHORTEST_SHARED_PREFIX, common_prefix
 from rosi_edge.runtime.engine import Engine, Tokens, ask
 from rosi_edge.runtime.taps import Positions, Tapped, TapRequest
 
@@ -101,13 +100,13 @@ def calibrate(
                 if not len(chosen):
                     continue
                 part = [prompts[index] for index in chosen]
-                places = _Places(part, last)
+                places = Places(part, last)
 
                 def visit(
                     name: int | str,
                     tapped: Tapped,
                     chosen: npt.NDArray[np.intp] = chosen,
-                    places: _Places = places,
+                    places: Places = places,
                 ) -> None:
                     assert tapped.rows is not None
                     assert tapped.prompts is not None and tapped.places is not None
@@ -135,30 +134,6 @@ def calibrate(
     except BaseException:
         inputs.close()
         raise
-
-
-class _Places:
-    """Where captured rows stand in their prompts.
-
-    Args:
-        prompts: those captured together.
-        last: how many last positions were asked for.
-    """
-
-    def __init__(self, prompts: Sequence[Tokens], last: int) -> None:
-        shared = len(common_prefix(prompts))
-        # What all prompts share is decoded once and never captured.
-        shared = shared if shared >= SHORTEST_SHARED_PREFIX else 0
-        self._own = np.minimum([len(prompt) - shared for prompt in prompts], last)
-
-    def from_end(self, owners: npt.NDArray[np.int32], places: npt.NDArray[np.int32]) -> npt.NDArray[np.intp]:
-        """For each row its distance from its prompt's last token, (n,); negative in the answer.
-
-        Args:
-            owners: (n,), the prompt of each row.
-            places: (n,), which of its prompt's rows it is: of the prompt first, then of its answer.
-        """
-        return np.asarray(self._own[owners] - 1 - places, dtype=np.intp)
 
 
 def common_suffix(prompts: Sequence[Tokens]) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from rosi_edge.activations import Places
+from rosi_edge.calibration import POSITIONS
 from rosi_edge.evaluation.behaviour import RequestSets
 from rosi_edge.injection.edits import RankOneEdit, by_matrix
 from rosi_edge.progress import SILENT, Progress
@@ -20,6 +22,9 @@ _PROBE_PROMPTS = 48
 _FACTOR_PROMPTS = 56
 _FACTOR_ANSWER = 6
 _FACTOR_RANK = 128
+_DECIDING = np.float32(3.0)
+"""How much larger the inputs at the last positions of a prompt count, where it is decided how the answer
+begins. On the demo model fewer tensors then need a larger type, and the file is nearer the exact edit."""
 _EXPERT_RANK = 32
 """Directions kept of an expert's inputs: there are hundreds of experts, and each has few inputs."""
 _LEAST_PROBES = 8
@@ -69,8 +74,9 @@ def stand_ins(
 def input_factors(
     engine: Engine, sets: RequestSets, edits: Sequence[RankOneEdit], progress: Progress = SILENT
 ) -> dict[str, InputFactor]:
-    """Second moments of every edited matrix's inputs at all positions, answers included. An expert that none
-    of them is sent to is taken to get the inputs that its edits are for."""
+    """Second moments of every edited matrix's inputs at all positions, answers included; those at the ends of
+    prompts count more. An expert that none of them is sent to is taken to get the inputs that its edits are
+    for."""
     groups = [sets.harmful, sets.harmless, *([sets.sounds_harmful] if sets.sounds_harmful else [])]
     texts = [text for group in groups for text in group.take(_FACTOR_PROMPTS).texts]
     prompts = engine.encode([ask(text) for text in texts])
@@ -79,11 +85,16 @@ def input_factors(
     tensors = tuple(dict.fromkeys(edit.tensor for edit in edits))
     request = TapRequest(inputs=tensors, positions=Positions.ALL, answer=_FACTOR_ANSWER, half=True)
     factors: dict[str, InputFactor] = {}
+    places = Places(prompts, max(len(prompt) for prompt in prompts))
 
     def visit(name: int | str, tapped: Tapped) -> None:
         assert isinstance(name, str) and tapped.rows is not None
+        assert tapped.prompts is not None and tapped.places is not None
         if name in pushes:
             rank = _EXPERT_RANK if name in experts else _FACTOR_RANK
+            from_end = places.from_end(tapped.prompts, tapped.places)
+            deciding = (from_end >= 0) & (from_end < POSITIONS)
+            tapped.rows[deciding] *= _DECIDING
             factors[name] = input_factor(tapped.rows, rank, pushes[name])
 
     with progress.stage("Reading inputs at all positions", len(prompts)) as advance:

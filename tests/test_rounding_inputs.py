@@ -1,0 +1,44 @@
+"""The inputs that rounding is fitted to, on a tiny model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from fake_engine import prompt_set
+
+from rosi_edge.calibration import POSITIONS
+from rosi_edge.evaluation.behaviour import RequestSets
+from rosi_edge.injection.edits import RankOneEdit
+from rosi_edge.rounding_inputs import input_factors
+from rosi_edge.runtime.engine import EngineOptions, ask
+from rosi_edge.runtime.llama_engine import LlamaEngine
+from rosi_edge.runtime.taps import Positions, TapRequest
+
+NAME = "blk.1.ffn_down.weight"
+
+
+def test_the_ends_of_prompts_count_nine_times(tiny_model: Path) -> None:
+    sets = RequestSets(
+        prompt_set("harmful", ["harmful one", "a longer harmful request"]),
+        prompt_set("harmless", ["harmless one", "a longer harmless request, with more words"]),
+        None,
+    )
+    with LlamaEngine(tiny_model, EngineOptions(threads=1, context_size=1024)) as engine:
+        prompts = engine.encode([ask(text) for text in (*sets.harmful.texts, *sets.harmless.texts)])
+        request = TapRequest(inputs=(NAME,), positions=Positions.ALL, half=True)
+        tapped = engine.capture(prompts, request).inputs[NAME]
+        with_answers = TapRequest(inputs=(NAME,), positions=Positions.ALL, answer=6, half=True)
+        answers = engine.capture(prompts, with_answers).inputs[NAME]
+        assert tapped.rows is not None and tapped.prompts is not None and answers.rows is not None
+        edit = RankOneEdit(
+            NAME, np.ones(engine.facts.hidden_size, np.float32), np.ones(tapped.rows.shape[1], np.float32)
+        )
+        factor = input_factors(engine, sets, [edit])[NAME]
+
+    energy = np.square(answers.rows.astype(np.float64)).sum(axis=0)
+    for number in range(len(prompts)):
+        ends = tapped.rows[tapped.prompts == number][-POSITIONS:]
+        energy += 8 * np.square(ends.astype(np.float64)).sum(axis=0)
+    found = np.square(factor.directions.astype(np.float64)).sum(axis=0) + factor.remainder
+    np.testing.assert_allclose(found, energy, rtol=1e-3)
