@@ -143,6 +143,7 @@ def bake(
     promotion: Promotion = NEVER,
     compare: Rounding | None = None,
     aims: Mapping[str, Float32] | None = None,
+    declared: Sequence[RankOneEdit] | None = None,
     workers: int | None = None,
     progress: Progress = SILENT,
     rounded: Callable[[BakedTensor], None] = ignore_rounded,
@@ -164,6 +165,8 @@ def bake(
         compare: another rounding to measure on the same edits; nothing of it is written.
         aims: for each edited matrix further real inputs, neither the rounding's nor the probes: what the
             first rounding delivers too little or too much on them is made good in a second one.
+        declared: what the edits are a corrected form of, one for each and with its output; the file declares
+            both. None for nothing else.
         workers: tensors rounded side by side; None for one a core, up to four.
         rounded: called with what became of each matrix, in the order of the file, while the rest is still
             being rounded; raising from it ends the bake as raising from ``progress`` does.
@@ -181,16 +184,21 @@ def bake(
     settings = Settings(rounding, probes, aims or {}, min_delivered, promotion, compare)
     done: dict[str, RoundedTensor] = {}
     names = list(by_tensor)
+    asked = _in_order(by_tensor)
+    if declared is None:
+        declaration = declare(rounding.name, names, asked)
+    else:
+        declaration = declare(rounding.name, names, _in_order(edits_by_tensor(file, declared)), asked)
 
     def results() -> dict[str, NewValue]:
         if not names:
             return {}
         works = [done[name] for name in names]
-        asked = {result.name: result.aim for work in works for result in work.baked}
+        aimed = {result.name: result.aim for work in works for result in work.baked}
         return declare_results(
             (work.base_sha256 for work in works),
             (work.sha256 for work in works),
-            (asked[edit.matrix] for edit in _in_order(by_tensor)),
+            (aimed[edit.matrix] for edit in asked),
         )
 
     with rounding_ahead(
@@ -209,7 +217,7 @@ def bake(
             file,
             target,
             tensors={name: make(name) for name in names},
-            metadata={**metadata, **declare(rounding.name, names, _in_order(by_tensor))},
+            metadata={**metadata, **declaration},
             later=results,
             sealed=True,
             progress=progress,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -24,6 +24,9 @@ from rosi_edge.models.rewrite import NewValue
 Float32 = npt.NDArray[np.float32]
 
 PREFIX: Final = "rosi.edit."
+MOST_CORRECTION: Final = 0.25
+"""How far what was asked for may be from the edit, in parts of the length of its input vector."""
+
 _FORMAT: Final = 1
 _BLANK_HASH: Final = "0" * 64
 
@@ -46,27 +49,42 @@ class Declaration:
         tensors: every edited tensor, in file order.
         edits: at full strength, in the order of their tensors.
         aims: for each edit, how much of it was asked for so that all of it arrives.
+        asked: what the rounding was asked for, edit by edit: the edits, but for what bias correction took
+            off their push (``rosi_edge.bias_correction``).
     """
 
     rounding: str
     tensors: tuple[DeclaredTensor, ...]
     edits: tuple[RankOneEdit, ...]
     aims: tuple[float, ...]
+    asked: tuple[RankOneEdit, ...]
 
 
-def declare(rounding: str, names: Sequence[str], edits: Sequence[RankOneEdit]) -> dict[str, NewValue]:
+def near(edit: RankOneEdit, asked: RankOneEdit) -> bool:
+    """Whether ``asked`` is the edit but for a correction; no file may declare one edit and hold another."""
+    given, wanted = asked.input.astype(np.float64), edit.input.astype(np.float64)
+    return bool(np.linalg.norm(given - wanted) <= 1.01 * MOST_CORRECTION * np.linalg.norm(wanted))
+
+
+def declare(
+    rounding: str,
+    names: Sequence[str],
+    edits: Sequence[RankOneEdit],
+    asked: Sequence[RankOneEdit] | None = None,
+) -> dict[str, NewValue]:
     """The metadata of a declaration, with blanks where its hashes will stand.
 
     Args:
         names: the edited tensors.
         edits: at full strength; one or more for each of ``names``.
+        asked: what the rounding is asked for instead, with the same outputs; None for the edits.
 
     Raises:
         UnsupportedModelError: there are more numbers in them than a file's metadata may hold.
     """
     if not edits:
         return {}
-    numbers = sum(len(edit.input) for edit in edits)
+    numbers = sum(len(edit.input) for edit in edits)  # of each array
     if numbers > MAX_ARRAY_ELEMENTS:
         raise UnsupportedModelError(
             f"the {len(edits)} edits hold {numbers} numbers, and a file can declare {MAX_ARRAY_ELEMENTS}",
@@ -92,6 +110,8 @@ def declare(rounding: str, names: Sequence[str], edits: Sequence[RankOneEdit]) -
         f"{PREFIX}outputs": np.concatenate(vectors, dtype=np.float32),
         f"{PREFIX}inputs": np.concatenate([edit.input for edit in edits], dtype=np.float32),
     }
+    if asked is not None:
+        metadata[f"{PREFIX}asked_inputs"] = np.concatenate([edit.input for edit in asked], dtype=np.float32)
     if any(edit.expert is not None for edit in edits):
         metadata[f"{PREFIX}expert_of"] = [-1 if edit.expert is None else edit.expert for edit in edits]
     blank = [_BLANK_HASH] * len(names)
@@ -139,7 +159,15 @@ def read_declaration(file: GgufFile) -> Declaration | None:
     aims = _array(file, "aims").values()
     if len(aims) != len(edits) or not all(isinstance(aim, float) and 0 < aim < 10 for aim in aims):
         raise _contradiction(file)
-    return Declaration(rounding, tensors, edits, tuple(aims))
+    asked = edits
+    if f"{PREFIX}asked_inputs" in file.metadata:
+        inputs = _vector(file, "asked_inputs")
+        ends = np.cumsum([len(edit.input) for edit in edits])
+        if len(inputs) != ends[-1] or not np.isfinite(inputs).all():
+            raise _contradiction(file)
+        parts = np.split(inputs, ends[:-1])
+        asked = tuple(replace(edit, input=part) for edit, part in zip(edits, parts, strict=True))
+    return Declaration(rounding, tensors, edits, tuple(aims), asked)
 
 
 def _edits(file: GgufFile, names: Sequence[str]) -> list[RankOneEdit]:

@@ -89,10 +89,12 @@ def bake_draft(
     promotion: Promotion = NEVER,
     compare: Rounding | None = None,
     aims: Mapping[str, Float32] | None = None,
+    declared: Sequence[RankOneEdit] | None = None,
     progress: Progress = SILENT,
     rounded: Callable[[BakedTensor], None] = ignore_rounded,
 ) -> tuple[list[BakedTensor], Draft]:
-    """Write the draft of ``place``; see ``bake``. A checkpoint keeps its types, whatever ``promotion`` is.
+    """Write the draft of ``place``; see ``bake``. A checkpoint keeps its types, whatever ``promotion`` is,
+    and declares the edits alone.
 
     Raises:
         OutputError, UnsupportedModelError, UndeliveredError: as ``bake`` and ``bake_checkpoint`` do.
@@ -126,6 +128,7 @@ def bake_draft(
         promotion=promotion,
         compare=compare,
         aims=aims,
+        declared=declared,
         progress=progress,
         rounded=rounded,
     )

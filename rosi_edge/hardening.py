@@ -8,7 +8,8 @@ and look in between (the wizard).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from rosi_edge import __version__
 from rosi_edge.abliteration import find_holes
 from rosi_edge.bake import BakedTensor
+from rosi_edge.bias_correction import Correction, bake_corrected, measure_exact
 from rosi_edge.calibration import Calibration, calibrate, candidate_matrices
 from rosi_edge.conditional_search import (
     CandidateDirection,
@@ -217,6 +219,7 @@ class HardeningSession:
         self.stress_before: Stress | None = None
         self.stress_after: Stress | None = None
         self.rounding_check: RoundingCheck | None = None
+        self.correction: Correction | None = None
         self.baked: list[BakedTensor] = []
         self._file: GgufFile | Checkpoint = open_weights(model)
         try:
@@ -519,6 +522,7 @@ class HardeningSession:
         self._drop_draft()
         self.after = None
         self.baked = []
+        self.correction = None
         if self.chosen is None:
             return []
         edits = self._scaled_edits()
@@ -534,13 +538,17 @@ class HardeningSession:
             else:
                 self._rounding = Requantize(self._importance)
             self._probes = {**self._probes, **stand_ins(edits, self._probes, factors)}
+            exact = None
+            if self.options.rounding == "grid" and isinstance(self._file, GgufFile):
+                exact = measure_exact(self.engine, self._prompts.calibration, edits, self.progress)
         # Two models at once would need twice the memory.
         self._stop_engine()
-        with self._watch.measure("bake"):
-            self.baked, self._draft = bake_draft(
+
+        def bake_as(asked: Sequence[RankOneEdit]) -> tuple[list[BakedTensor], Draft]:
+            return bake_draft(
                 self._file,
                 place,
-                edits,
+                asked,
                 rounding=self._rounding,
                 probes=self._probes,
                 aims=self._aims,
@@ -548,10 +556,29 @@ class HardeningSession:
                 min_delivered=self.options.min_delivered if self.options.rounding == "grid" else None,
                 promotion=self.options.promotion,
                 compare=Requantize(self._importance) if self.options.compare_rounding else None,
+                declared=None if asked is edits else edits,
                 progress=self.progress,
                 rounded=self.events.baked,
             )
+
+        with self._watch.measure("bake"):
+            if exact is None:
+                self.baked, self._draft = bake_as(edits)
+            else:
+                self.baked, self._draft, self.correction = bake_corrected(
+                    bake_as, self._running_draft, exact, edits, self._aims, self.progress
+                )
         return self.baked
+
+    @contextmanager
+    def _running_draft(self, draft: Draft) -> Iterator[Engine]:
+        """A draft as a running model, which ``cancel`` can stop."""
+        with self._opened(draft.model, self.options.engine) as engine:
+            self._hardened_engine = engine
+            try:
+                yield engine
+            finally:
+                self._hardened_engine = None
 
     def _scaled_edits(self) -> list[RankOneEdit]:
         assert self.chosen is not None
@@ -561,26 +588,22 @@ class HardeningSession:
         """The written file on the reporting prompts, and against the exact edit on the choosing ones."""
         if self._draft is None or self.before is None or self.chosen is None:
             return None
-        with self._opened(self._draft.model, self.options.engine) as engine:
-            self._hardened_engine = engine
-            try:
-                with self._watch.measure("evaluate after"):
-                    after = measure_behaviour(
-                        engine,
-                        self._prompts.reporting,
-                        self._judge,
-                        max_tokens=self.options.max_tokens,
-                        reference=self.before.first_logprobs,
-                        progress=self.progress,
-                        title="Hardened file on the reporting prompts",
-                    )
-                with self._watch.measure("compare with the exact edit"):
-                    self.rounding_check = self._check_rounding(engine, self.chosen)
-                if self.options.stress:
-                    with self._watch.measure("stress after"):
-                        self.stress_after = self._stress(engine, "Jailbreaks on the hardened file")
-            finally:
-                self._hardened_engine = None
+        with self._running_draft(self._draft) as engine:
+            with self._watch.measure("evaluate after"):
+                after = measure_behaviour(
+                    engine,
+                    self._prompts.reporting,
+                    self._judge,
+                    max_tokens=self.options.max_tokens,
+                    reference=self.before.first_logprobs,
+                    progress=self.progress,
+                    title="Hardened file on the reporting prompts",
+                )
+            with self._watch.measure("compare with the exact edit"):
+                self.rounding_check = self._check_rounding(engine, self.chosen)
+            if self.options.stress:
+                with self._watch.measure("stress after"):
+                    self.stress_after = self._stress(engine, "Jailbreaks on the hardened file")
         self.after = after
         return self.after
 
@@ -625,6 +648,7 @@ class HardeningSession:
         """Give the draft its name if the verdict allows, and report."""
         assert self.before is not None and self.found is not None and self.directions is not None
         verdict = self.verdict()
+        corrections = [] if self.correction is None else [self.correction.describe()]
         written: OutputFile | None = None
         if self._draft is not None:
             if verdict.status == "hardened" or self.options.force:
@@ -664,7 +688,7 @@ class HardeningSession:
                 stress_after=self.stress_after,
                 baked=self.baked,
                 paper=self.paper,
-                findings=[*self.findings, *self._unedited_experts()],
+                findings=[*self.findings, *self._unedited_experts(), *corrections],
                 verdict=verdict,
                 written=written,
                 stages=self._watch.stages,

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from rosi_edge import __version__
 from rosi_edge.bake import BakedTensor
 from rosi_edge.bake_checkpoint import EDITS
+from rosi_edge.bias_correction import bake_corrected, measure_exact
 from rosi_edge.declaration import read_declaration
 from rosi_edge.diagnosis import diagnose
 from rosi_edge.draft import Draft, bake_draft, checked_place
@@ -51,7 +52,7 @@ from rosi_edge.report.facts import ModelFacts
 from rosi_edge.report.from_behaviour import figures, report_changes
 from rosi_edge.report.from_hardening import edited_tensors
 from rosi_edge.rounding_inputs import input_factors, stand_ins, unseen_inputs
-from rosi_edge.runtime.engine import EngineOptions
+from rosi_edge.runtime.engine import EngineOptions, StoppableEngine
 from rosi_edge.runtime.open_engine import open_engine
 from rosi_edge.stopwatch import Stopwatch
 
@@ -263,19 +264,33 @@ def transfer(
                 else:
                     rounding = Requantize(importance)
                 probes |= stand_ins(found.edits, probes, factors)
-        with watch.measure("bake"):
-            baked, draft = bake_draft(
+                exact = None
+                if options.rounding == "grid" and isinstance(weights, GgufFile):
+                    exact = measure_exact(engine, prompts.calibration, found.edits, progress)
+
+        def bake_as(asked: Sequence[RankOneEdit]) -> tuple[list[BakedTensor], Draft]:
+            return bake_draft(
                 weights,
                 place,
-                found.edits,
+                asked,
                 rounding=rounding,
                 probes=probes,
                 aims=aims,
                 metadata=_metadata(inspection, found, options),
                 min_delivered=options.min_delivered if options.rounding == "grid" else None,
                 promotion=options.promotion,
+                declared=None if asked is found.edits else found.edits,
                 progress=progress,
             )
+
+        def running(draft: Draft) -> StoppableEngine:
+            return open_engine(draft.model, options.engine)
+
+        with watch.measure("bake"):
+            if exact is None:
+                baked, draft = bake_as(found.edits)
+            else:
+                baked, draft, _ = bake_corrected(bake_as, running, exact, found.edits, aims, progress)
         try:
             return _measured(
                 target, inspection, weights, baked, draft, before, prompts, judge, options, watch, progress

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from rosi_edge.declaration import Declaration, DeclaredTensor, read_declaration, sha256_of_bytes
+from rosi_edge.declaration import Declaration, DeclaredTensor, near, read_declaration, sha256_of_bytes
 from rosi_edge.errors import RosiEdgeError
 from rosi_edge.injection.adapter import read_adapter
 from rosi_edge.injection.edits import RankOneEdit, by_matrix
@@ -251,7 +251,7 @@ class _Verifier(Findings):
                 self.fail("adapter", f"the adapter edits {missing[0]}, which the file does not have")
                 return None
             tensors = tuple(DeclaredTensor(name, "", "") for name in names)
-            return Declaration("", tensors, tuple(self._given), (1.0,) * len(self._given))
+            return Declaration("", tensors, tuple(self._given), (1.0,) * len(self._given), tuple(self._given))
         self._compare_with_adapter(declared.edits, self._given)
         return declared
 
@@ -371,7 +371,11 @@ class _Verifier(Findings):
 
     def _check_edited(self, file: GgufFile, declaration: Declaration) -> None:
         edits: dict[str, dict[int, _Edits]] = {}
-        for edit, aim in zip(declaration.edits, declaration.aims, strict=True):
+        for edit, asked in zip(declaration.edits, declaration.asked, strict=True):
+            if not near(edit, asked):
+                self.fail("edit", f"{edit.matrix} was asked to hold another edit than the declared one")
+                return
+        for edit, aim in zip(declaration.asked, declaration.aims, strict=True):
             tensor = self._base.tensors[edit.tensor]
             fits = len(tensor.shape) == (2 if edit.expert is None else 3)
             if not fits or tensor.shape[-2:] != (len(edit.output), len(edit.input)):
