@@ -49,6 +49,7 @@ class CalibratePane(StepPane):
                 "none" if about else "only if the model hardly refuses without"
             )
             self.query_one(Facts).show([("requests", f"{requests} ({source})"), ("safety prompt", elicit)])
+        self.query_one("#legend", Plain).update(legend(wizard.attribute))
         plot = self.query_one(SeparationPlot)
         plot.display = self.query_one("#legend").display = bool(self._separation)
         plot.show(self._separation)

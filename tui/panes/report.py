@@ -55,9 +55,9 @@ class ReportPane(StepPane):
                 yield Plain("Without the wizard (F6 copies):", classes="caption")
                 yield Plain(id="commands")
             with Vertical(id="pictures"):
-                yield Plain(frontier_legend(), classes="legend")
+                yield Plain(frontier_legend(), id="frontier-legend", classes="legend")
                 yield FrontierPlot()
-                yield Plain(separation_legend(), classes="legend")
+                yield Plain(separation_legend(), id="separation-legend", classes="legend")
                 yield SeparationPlot()
 
     def _rates(self) -> list[tuple[str, str]]:
@@ -111,6 +111,9 @@ class ReportPane(StepPane):
         def dot(point: FrontierPoint) -> Dot:
             return Dot(point.harmful_refusal.value, point.benign_compliance.value)
 
+        about = self.wizard.attribute
+        self.query_one("#frontier-legend", Plain).update(frontier_legend(about))
+        self.query_one("#separation-legend", Plain).update(separation_legend(about))
         original = [dot(point) for point in report.frontier if not point.strength]
         chosen = [dot(point) for point in report.frontier if point.chosen]
         self.query_one(FrontierPlot).show(

@@ -50,6 +50,7 @@ class StrengthPane(StepPane):
         plot, slider = self.query_one(FrontierPlot), self.query_one(PointSlider)
         slider.display = found is not None and bool(found.frontier)
         plot.display = bool(self._tried) or found is not None
+        self.query_one("#legend", Plain).update(legend(self.wizard.attribute))
         self.query_one("#legend").display = plot.display
         if session is None or found is None:
             if plot.display:

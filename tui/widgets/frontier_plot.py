@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from .plot import Plot
+
+if TYPE_CHECKING:
+    from rosi_edge.attribute import Attribute
 
 ORIGINAL, TRIED, ANSWERED, CHOSEN, YOURS = "□", "·", "○", "◆", "◉"
 
@@ -20,9 +24,11 @@ class Dot:
     compliance: float
 
 
-def legend() -> Text:
+def legend(about: Attribute | None = None) -> Text:
+    harm = ("refuses harmful requests", "answers harmless requests")
+    refuses, answers = about.labels[:2] if about else harm
     return Text(
-        "↑ answers harmless requests   → refuses harmful requests\n"
+        f"↑ {answers}   → {refuses}\n"
         f"{ORIGINAL} original  {TRIED} estimated  {ANSWERED} measured  {CHOSEN} best found  {YOURS} yours  "
         "⠒⠒ lowest allowed",
         no_wrap=True,

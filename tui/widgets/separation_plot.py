@@ -10,11 +10,13 @@ from rich.text import Text
 from .plot import Plot
 
 if TYPE_CHECKING:
+    from rosi_edge.attribute import Attribute
     from rosi_edge.direction import LayerSeparation
 
 
-def legend() -> Text:
-    return Text("↑ separation of harmful from harmless requests (d′)  → layer  ◆ the best one", no_wrap=True)
+def legend(about: Attribute | None = None) -> Text:
+    pair = (about.names.harmful, about.names.harmless) if about else ("harmful", "harmless requests")
+    return Text(f"↑ separation of {pair[0]} from {pair[1]} (d′)  → layer  ◆ the best one", no_wrap=True)
 
 
 class SeparationPlot(Plot):
