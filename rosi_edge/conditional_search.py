@@ -31,6 +31,7 @@ from rosi_edge.errors import RosiEdgeError
 from rosi_edge.evaluation.behaviour import (
     Answered,
     Behaviour,
+    Judged,
     RequestSets,
     ask_group,
     measure_behaviour,
@@ -69,6 +70,7 @@ _SHOWN = 2
 """Points asked everything even when all break the floor."""
 _SAME_STRENGTH = 0.08
 """Strengths that differ by a smaller share are not worth another score."""
+_MOST_DOUBLINGS = 6
 _STRONGER = 1.12
 _LEAST_STEP = 1.03
 """Next strength to ask for real answers, after one that kept the constraints."""
@@ -295,6 +297,7 @@ class _Search:
             f"floor {floor:.3f}"
         )
         judged = [j for j in (original.harmful, original.harmless, original.sounds_harmful) if j]
+        judged += self._elicited()
         scored = [prompts.take(n) for prompts, n in zip(self._groups, _SCORED, strict=False)]
         self._scorer = FirstTokenScorer(self._engine, scored, refusal_openings(judged))
         start = self._solve_keys()
@@ -309,6 +312,24 @@ class _Search:
             frontier=tuple(sorted(frontier, key=lambda point: point.strength)),
             chosen=choose(frontier, original, floor, options),
         )
+
+    def _elicited(self) -> list[Judged]:
+        """What harmful prompts get under the system prompt that the directions were taken under: a model that
+        hardly refuses otherwise shows there how its refusals begin."""
+        system = self._calibration.directions.elicitation
+        if system is None:
+            return []
+        prompts = self._sets.harmful
+        with self._progress.stage("Learning how refusals begin", len(prompts)) as advance:
+            answered = ask_group(
+                self._engine,
+                prompts,
+                self._judge,
+                max_tokens=self._options.max_tokens,
+                system=system,
+                advance=advance,
+            )
+        return [answered.judged]
 
     # --- keys ------------------------------------------------------------------------------------------
 
@@ -328,8 +349,15 @@ class _Search:
         inputs = self._calibration.inputs
         self._keys = solve(inputs, ridge=options.ridge, forms=[Form.RIDGE], progress=self._progress)
         setting = self._default()
-        point = self._score(setting)
-        setting = setting.at(self._next_strength(point))
+        following = self._next_strength(self._score(setting))
+        # Keys that are silent on benign prompts cost little divergence there, however strong they are in a
+        # model with weak refusals. Nothing has been tried before the divergence can be seen.
+        for _ in range(_MOST_DOUBLINGS):
+            if following < 1.99 * setting.strength:
+                break
+            setting = setting.at(following)
+            following = self._next_strength(self._score(setting))
+        setting = setting.at(following)
         responses = read_responses(
             self._engine, self._calibration, self._edits(setting), setting.strength, self._progress
         )

@@ -161,6 +161,7 @@ def ask_group(
     judge: Judge,
     *,
     max_tokens: int,
+    system: str | None = None,
     reference: Float32 | None = None,
     with_logprobs: bool = False,
     advance: Advance | None = None,
@@ -168,10 +169,11 @@ def ask_group(
     """Ask the prompts of one set, greedily, and judge the answers.
 
     Args:
+        system: a system prompt.
         reference: log-probabilities of the original model, (n, vocabulary), to measure the divergence from.
         with_logprobs: read those of the first answer token.
     """
-    tokens = engine.encode([ask(text) for text in prompts.texts])
+    tokens = engine.encode([ask(text, system) for text in prompts.texts])
     logprobs: Float32 | None = None
     if with_logprobs:
         answers, logprobs = engine.generate_with_logprobs(tokens, max_tokens=max_tokens, advance=advance)
