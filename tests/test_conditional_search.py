@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from rosi_edge.injection.profile import Profile, Setting, conditional_edits
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.inspect import require_hardenable
 from rosi_edge.prompts import PromptSet
-from rosi_edge.runtime.engine import EngineOptions
+from rosi_edge.runtime.engine import Conversation, EngineOptions
 from rosi_edge.runtime.llama_engine import LlamaEngine
 from rosi_edge.search import SearchResult
 
@@ -55,13 +56,16 @@ def run(
     options: ConditionalOptions,
     events: Events = Events(),  # noqa: B008
     calibration_sets: RequestSets | None = None,
+    elicitation: str | None = None,
 ) -> SearchResult:
     with (
         GgufFile.open(path) as file,
         LlamaEngine(path, EngineOptions(threads=1, context_size=1024, held=64)) as engine,
     ):
         matrices = require_hardenable(file)
-        calibration = calibrate(engine, calibration_sets or sets("calibration"), matrices)
+        calibration = calibrate(
+            engine, calibration_sets or sets("calibration"), matrices, elicitation=elicitation
+        )
         with calibration.inputs:
             return search_conditional(
                 engine,
@@ -116,6 +120,32 @@ def test_layers_of_their_own_are_a_candidate(model: Path) -> None:
     assert "each layer's own" in names and "layer 1" in names
     only = run(model, replace(OPTIONS, layer=2))
     assert [trial.name for trial in only.sweep] == ["layer 2"]
+
+
+def test_strength_is_doubled_until_the_divergence_can_be_seen(model: Path) -> None:
+    # A limit that a model of random weights never comes near, and one that it is over at once.
+    far, near = (run(model, replace(OPTIONS, max_kl=limit, trials=1, answered=1)) for limit in (1e9, 1e-9))
+    assert {trial.strength for trial in far.sweep} == {64.0}
+    assert max(trial.strength for trial in near.sweep) <= 0.5
+    fixed = run(model, replace(OPTIONS, max_kl=1e9, strength=0.7, trials=1, answered=1))
+    assert {trial.strength for trial in fixed.sweep} == {0.7}
+
+
+def test_refusal_openings_are_learnt_where_the_direction_was_taken(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Conversation] = []
+    encode = LlamaEngine.encode
+
+    def listen(engine: LlamaEngine, conversations: Sequence[Conversation]) -> list[list[int]]:
+        asked.extend(conversations)
+        return encode(engine, conversations)
+
+    monkeypatch.setattr(LlamaEngine, "encode", listen)
+    run(model, replace(OPTIONS, trials=1, answered=1), elicitation="Be safe.")
+    under = {turns[-1].content for turns in asked if turns[0].content == "Be safe."}
+    assert set(sets("choosing").harmful.texts) <= under
+    assert not set(sets("choosing").harmless.texts) & under
 
 
 @pytest.mark.parametrize("layers", [4, 24, 40, 61])
