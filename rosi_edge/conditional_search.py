@@ -71,6 +71,8 @@ _SHOWN = 2
 _SAME_STRENGTH = 0.08
 """Strengths that differ by a smaller share are not worth another score."""
 _MOST_DOUBLINGS = 6
+_SEARCH = 2
+"""Raised when a search tries other settings or strengths: it does not go on in an older one's journal."""
 _STRONGER = 1.12
 _LEAST_STEP = 1.03
 """Next strength to ask for real answers, after one that kept the constraints."""
@@ -506,6 +508,7 @@ class _Search:
         options = self._options
         # Whatever the trials' figures depend on: another model or other prompts are another study.
         identity = {
+            "search": _SEARCH,
             "sets": [prompts.sha256 for prompts in (*self._calibration.sets, *self._groups)],
             "directions": [
                 hashlib.sha256(self._directions[name].vector.tobytes()).hexdigest() for name in directions
