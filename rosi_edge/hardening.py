@@ -29,7 +29,7 @@ from rosi_edge.conditional_search import (
     direction_candidates,
     search_conditional,
 )
-from rosi_edge.diagnosis import diagnose, nothing_to_choose
+from rosi_edge.diagnosis import LITTLE_REFUSAL, diagnose, nothing_to_choose
 from rosi_edge.direction import DEFAULT_ELICITATION, Directions, extract_directions
 from rosi_edge.draft import Draft, bake_draft, checked_place
 from rosi_edge.errors import OutputError, RosiEdgeError, UnsupportedModelError
@@ -76,8 +76,6 @@ Float32 = npt.NDArray[np.float32]
 _HELD = 192
 """Prompts that the search keeps in the engine's cache, at most."""
 _LOOK_PROMPTS = 32
-_LITTLE_REFUSAL = 0.20
-"""A model that refuses fewer harmful requests than this is asked again under a safety prompt."""
 _HOLES_TRIED = 2
 
 
@@ -365,7 +363,7 @@ class HardeningSession:
 
         with self.progress.stage("Looking at the original model", 2 * len(requests)) as advance:
             plain = refusal(None)
-            if plain >= _LITTLE_REFUSAL:
+            if plain >= LITTLE_REFUSAL:
                 return None
             asked = refusal(DEFAULT_ELICITATION)
         self.findings.append(

@@ -65,6 +65,12 @@ def test_ineffective(refused: int) -> None:
     assert ("may be chance" in verdict.reason) == (refused != 20)
 
 
+def test_a_model_that_hardly_refuses_has_little_to_amplify() -> None:
+    verdict = verdict_of(behaviour(3, 76), behaviour(1, 76, kl=None))
+    assert verdict.status == "ineffective"
+    assert f"refuses 1.2% by itself (n={N})" in verdict.advice and "--elicit TEXT" in verdict.advice
+
+
 def test_the_border_of_ineffective_is_mcnemars() -> None:
     """Six changed one way and none back: the first count that a sign test does not lay to chance."""
     assert binomtest(5, 5).pvalue > 0.05 > binomtest(6, 6).pvalue
