@@ -60,8 +60,8 @@ def _what_to_try(before: Behaviour) -> str:
     refusal = before.refusal
     if refusal.value < LITTLE_REFUSAL:
         return (
-            f"The model refuses {refusal.value:.1%} by itself (n={refusal.n}), which leaves little to amplify: "
-            "try a safety prompt of your own with --elicit TEXT, or a higher --max-kl"
+            f"The model refuses {refusal.value:.1%} by itself (n={refusal.n}), which leaves little to "
+            "amplify: try a safety prompt of your own with --elicit TEXT, or a higher --max-kl"
         )
     return (
         "Allow a lower --min-compliance to see what more strength costs, or take the direction under "
