@@ -546,7 +546,7 @@ class EditedMatrix:
         finite = np.isfinite(rest)
         rest[~finite] = 0
         self._add_along(np.where(finite, after - before, 0), np.where(finite, wanted, 0), rest)
-        reachable = self._reachable(old, new, (before + self._aim * wanted).astype(np.float32))
+        reachable = self._reachable(old, new, before, (before + self._aim * wanted).astype(np.float32))
         if reachable is None:
             return
         nearest, steps = reachable
@@ -570,7 +570,9 @@ class EditedMatrix:
             return False
         return again.tobytes() == new.tobytes()
 
-    def _reachable(self, old: Bytes, new: Bytes, wanted: Float32) -> tuple[Float32, Float32] | None:
+    def _reachable(
+        self, old: Bytes, new: Bytes, before: Float32, wanted: Float32
+    ) -> tuple[Float32, Float32] | None:
         """The wanted weights as far as the range of codes goes, and how far a weight's neighbours on the grid
         lie, (rows, columns) each; None where there is no grid."""
         kind = self._new.type
@@ -580,7 +582,9 @@ class EditedMatrix:
         keeps_scales = not (self._promoted or self._requantized)
         grid = blocks.read(new, self._columns)
         if isinstance(blocks, FloatGrid):
-            return wanted, _float_steps(blocks, grid, new if self._promoted else old, self._columns)
+            # A promoted tensor starts from its old weights in the new type.
+            start = quantize(before, kind).reshape(new.shape) if self._promoted else old
+            return wanted, _float_steps(blocks, grid, start, self._columns)
         codes = grid.codes
         if keeps_scales:
             if not np.array_equal(blocks.write(old, codes), new):

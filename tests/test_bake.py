@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import baking
 import gguf
@@ -320,6 +321,33 @@ def test_a_tensor_too_coarse_for_its_edit_gets_the_smallest_type_that_holds_it(t
             target.write_bytes(content)
             assert not verify(target, base).passed
             content[place] ^= 1
+
+
+class OnlyFloats(GridRounding):
+    """A rounding for which blocks hold no edit."""
+
+    def round(self, tensor: str, kind: T, data: Any, *rest: Any) -> Any:
+        return super().round(tensor, kind, data, *rest) if kind == T.F16 else data.copy()
+
+
+def test_weights_of_zero_promoted_to_floats(tmp_path: Path) -> None:
+    """Many weights of a Q5_0 block are zero, which as a float has no exponent to tell a step from."""
+    types = {"ffn_down": T.Q5_0, "attn_output": T.Q5_0}
+    source = baking.model(tmp_path / "base.gguf", types)
+    with GgufFile.open(source) as file:
+        edits = baking.edits(file)
+    factors = {
+        edit.matrix: input_factor(baking.inputs(len(edit.input), 400, 1), 64, edit.input) for edit in edits
+    }
+    source, target, results = bake_coarse(tmp_path, promotion_of("F16"), types, OnlyFloats(factors))
+    assert {(result.promoted_from, result.type) for result in results} == {("Q5_0", "F16")}
+    old = read(source)
+    assert all(np.count_nonzero(floats(old[result.name]) == 0) > 1000 for result in results)
+    assert all(result.noise < 0.02 and abs(result.delivered - 1) < 0.01 for result in results)
+    with GgufFile.open(source) as base:
+        found = verify(target, base)
+    assert found.passed, found.problems
+    assert all(check.largest_step is not None and check.largest_step < 2.6 for check in found.tensors)
 
 
 def test_a_codebook_type_needs_a_promotion(tmp_path: Path) -> None:

@@ -142,6 +142,14 @@ def test_a_step_of_a_float_is_the_distance_to_its_neighbour(kind):
     assert set(difference[~towards]) <= {-1, -2}
 
 
+@pytest.mark.parametrize("kind", [Kind.F16, Kind.BF16], ids=lambda kind: kind.name)
+def test_a_step_at_zero_is_no_larger_than_at_small_weights(kind):
+    weights = np.array([[0.0, -0.0, 1e-3, -2e-3, 4e-3, 1e-5, 3e-3, 1e-3]], dtype=np.float32)
+    start = grid_of(kind).write_weights(np.zeros((1, 16), dtype=np.uint8), weights)
+    step = np.abs(grid_of(kind).read(start, 8).step)
+    assert step[0, :2].max() <= step[0, 2:].min()
+
+
 @pytest.mark.parametrize("kind", [Kind.F32, Kind.F16, Kind.BF16], ids=lambda kind: kind.name)
 def test_float_weights_are_written_to_the_nearest(kind):
     data = real_looking(kind)

@@ -53,7 +53,9 @@ class FloatGrid:
         # Powers of two, so that a weight plus some steps is again a float of the format, or close to one.
         finest = np.exp2(np.floor(np.log2(np.maximum(size * _FINEST, 1e-30)))).astype(np.float32)
         exponent = np.frexp(np.where(finite, weights, 0))[1] - np.int32(1 + mantissa)
-        step = np.maximum(np.ldexp(np.float32(1), exponent), finest)
+        # Zero has no exponent: frexp calls it 0, which is that of weights near one.
+        spacing = np.where(weights == 0, np.float32(0), np.ldexp(np.float32(1), exponent))
+        step = np.maximum(spacing, finest)
         step[~finite] = 0
         return np.asarray(step, dtype=np.float32)
 
