@@ -258,17 +258,10 @@ class _Verifier(Findings):
     # --- everything but the edited tensors -------------------------------------------------------------
 
     def _check_seal(self, file: GgufFile) -> None:
-        field = file.fields.get(SEAL_KEY)
-        if field is None:
-            if self._given is None or self._rounding:
-                self.fail("seal", "the header carries no seal")
+        if SEAL_KEY not in file.fields and self._given is not None and not self._rounding:
             return
-        if not isinstance(field.value, str) or len(field.value.encode()) != len(BLANK):
-            self.fail("seal", "the header's seal is damaged")
-            return
-        header = file.raw(0, min(file.data_offset, file.size))
-        if seal_of(header, field.end) != field.value.encode():
-            self.fail("seal", "the header was changed after it was sealed")
+        if problem := seal_problem(file):
+            self.fail("seal", problem)
         self._passed("seal")
 
     def _check_metadata(self, file: GgufFile) -> None:
@@ -613,6 +606,30 @@ def _float_steps(blocks: FloatGrid, grid: Grid, old: Bytes, columns: int) -> Flo
     # Full precision: a few units in the last place of the sum.
     assert grid.offset is not None
     return np.asarray(4 * np.spacing(np.abs(grid.offset)) + np.float32(1e-12), dtype=np.float32)
+
+
+def own_problem(file: GgufFile, declaration: Declaration) -> str | None:
+    """What a hardened file's own hashes contradict, without its base; None for nothing. Enough for damage:
+    whoever changes a file on purpose can write these hashes anew."""
+    if problem := seal_problem(file):
+        return problem
+    for tensor in declaration.tensors:
+        if sha256_of_bytes(file.read_tensor(tensor.name)) != tensor.sha256:
+            return f"{tensor.name} was changed after it was written"
+    return None
+
+
+def seal_problem(file: GgufFile) -> str | None:
+    """What is wrong with the seal of a hardened file's header; None for nothing."""
+    field = file.fields.get(SEAL_KEY)
+    if field is None:
+        return "the header carries no seal"
+    if not isinstance(field.value, str) or len(field.value.encode()) != len(BLANK):
+        return "the header's seal is damaged"
+    header = file.raw(0, min(file.data_offset, file.size))
+    if seal_of(header, field.end) != field.value.encode():
+        return "the header was changed after it was sealed"
+    return None
 
 
 def same_edits(declared: Sequence[RankOneEdit], given: Sequence[RankOneEdit]) -> str | None:

@@ -15,11 +15,13 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from rosi_edge.abliteration.columns import sample_columns
 from rosi_edge.abliteration.confidence import confidence
 from rosi_edge.abliteration.spectrum import Bottom, bottom
 from rosi_edge.abliteration.windows import SlidingWindows, Window
+from rosi_edge.errors import ModelFileError
 from rosi_edge.models.architectures import WriteMatrix
 from rosi_edge.models.weights import Weights
 from rosi_edge.progress import SILENT, Advance, Progress
@@ -120,7 +122,11 @@ def find_holes(
     spaces: tuple[Space, ...] = ("stream", "output") if any(m.post_norm for m in matrices) else ("stream",)
     candidates: list[Hole] = []
     smallest = 1.0
-    with progress.stage("Looking for holes in the weights", 2 * len(matrices)) as advance:
+    with (
+        progress.stage("Looking for holes in the weights", 2 * len(matrices)) as advance,
+        # On a busy machine a library's threads spend ten times the work on waiting for each other.
+        threadpool_limits(1, "blas"),
+    ):
         by_energy = {space: SlidingWindows() for space in spaces}
         by_noise = {space: SlidingWindows(_widest_by_noise(hidden)) for space in spaces}
         for group in groups:
@@ -194,7 +200,12 @@ def _sum_group(
     sums: dict[Space, tuple[Window, Window | None]] = {}
     for matrix in group:
         sample = sample_columns(file, matrix, most)
-        gram = sample.weights @ sample.weights.T
+        with np.errstate(over="ignore"):
+            gram = sample.weights @ sample.weights.T
+        if not np.isfinite(np.trace(gram)):
+            raise ModelFileError(
+                f"{matrix.name} holds weights too large to compute with", "Get the file from its maker again"
+            )
         for space in spaces:
             gain = _gain(file, matrix) if space == "stream" else None
             scaled = gram if gain is None else _scaled(gram, gain)

@@ -64,6 +64,8 @@ def check(
     Exit codes: 0 passed, 1 failed, 2 could not run. A check that could not be finished is never a pass.
     """
     if init is not None:
+        if models:
+            raise click.UsageError("--init checks nothing: give it without MODEL")
         _write_starter(init)
         return
     if not models:
@@ -72,6 +74,8 @@ def check(
     if len(models) > 1 and (as_json or manifest or write_manifest or any(files.values())):
         raise click.UsageError("Reports and manifests are of one MODEL; give one at a time")
     if write_manifest is not None:
+        if policy_file or static or budget or manifest or as_json or any(files.values()):
+            raise click.UsageError("--write-manifest checks nothing: give it with MODEL and --base alone")
         _write_manifest(models[0], base, write_manifest)
         return
     from rosi_edge.models.atomic import checked_target
@@ -79,11 +83,13 @@ def check(
     from rosi_edge.policy.run import CheckOptions
 
     policy = _policy(policy_file, budget)
+    if manifest is not None and policy.provenance.severity == "off":
+        raise click.UsageError("--manifest is given, and the policy switches [provenance] off")
     for target in files.values():
         if target is not None:
             checked_target(target)
     codes = set()
-    for model in models:
+    for model in _without_later_parts(models):
         options = CheckOptions(behaviour=not static, manifest=manifest, engine=engine_options(**runtime))
         report = _check(model, base, policy, options)
         _write_reports(report, files)
@@ -98,22 +104,42 @@ def check(
 
 def _check(model: str, base: str | None, policy: Policy, options: CheckOptions) -> CheckReport:
     from rosi_edge.models.sources import resolve
-    from rosi_edge.policy.run import Checked
+    from rosi_edge.policy.run import Checked, could_not_start
     from rosi_edge.policy.run import check as run
     from rosi_edge.provenance import manifest_path
 
-    with progress_bar() as progress:
-        path = resolve(model, progress)
-        beside = manifest_path(path)
-        if options.manifest is None and beside.is_file():
-            options = replace(options, manifest=beside)
-        return run(
-            Checked(model, path),
-            policy,
-            base=Checked(base, resolve(base, progress)) if base else None,
-            options=options,
-            progress=progress,
-        )
+    path = Path(model)
+    try:
+        with progress_bar() as progress:
+            path = resolve(model, progress)
+            beside = manifest_path(path)
+            if options.manifest is None and beside.is_file():
+                options = replace(options, manifest=beside)
+            return run(
+                Checked(model, path),
+                policy,
+                base=Checked(base, resolve(base, progress)) if base else None,
+                options=options,
+                progress=progress,
+            )
+    except RosiEdgeError as error:
+        # A report all the same: an old one that says "passed" must not be left where this one belongs.
+        return could_not_start(Checked(model, path), policy, error)
+
+
+def _without_later_parts(models: tuple[str, ...]) -> list[str]:
+    """Without the later parts of models whose first part is given too: hooks name every file."""
+    from rosi_edge.models.gguf_file import PART_NAME, part_name
+
+    kept = []
+    for model in models:
+        part = PART_NAME.fullmatch(Path(model).name)
+        if part is not None and int(part["number"]) > 1:
+            first = Path(model).with_name(part_name(part["stem"], 0, int(part["count"])))
+            if str(first) in models:
+                continue
+        kept.append(model)
+    return kept
 
 
 def _write_reports(report: CheckReport, files: dict[str, Path | None]) -> None:

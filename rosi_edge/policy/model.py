@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -124,10 +125,12 @@ class HardeningRule(_Section):
 
     Attributes:
         required: a file that was not hardened fails. Otherwise only a claim that is not true does.
+        proven: without the base, what is declared cannot be proven, and that is "could not run".
     """
 
     severity: Severity = "error"
     required: bool = False
+    proven: bool = False
 
 
 class AbliterationRule(_Section):
@@ -135,9 +138,11 @@ class AbliterationRule(_Section):
 
     Attributes:
         least_confidence: from which on a hole counts.
+        required: an architecture whose write matrices are not known is "could not run".
     """
 
     severity: Severity = "error"
+    required: bool = False
     least_confidence: Annotated[float, Field(gt=0, lt=1)] = 0.99
 
 
@@ -220,6 +225,14 @@ class Policy(_Section):
     behaviour: BehaviourSection = BehaviourSection()
     figures: dict[str, FigureRule] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        for name, rule in self.figures.items():
+            bounds = (rule.min, rule.max, rule.change_min, rule.change_max)
+            if name.endswith("_rate") and any(bound is not None and abs(bound) > 1 for bound in bounds):
+                raise ValueError(f"figures.{name} is a share: write 0.25 for 25 %")
+        return self
+
 
 DEFAULT_POLICY = Policy(
     metadata=MetadataRule(severity="warning"),
@@ -255,7 +268,8 @@ def parse_policy(text: str, source: str = "policy") -> Policy:
     """The same for its text."""
     try:
         data: dict[str, Any] = tomllib.loads(text)
-        return Policy.model_validate(data)
+        # Strict, so that "no" is not read as false; through JSON, whose lists and tables strictness allows.
+        return Policy.model_validate_json(json.dumps(data, default=str), strict=True)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise PolicyError(f"{source} is not TOML: {error}", "Mend that line") from error
     except ValidationError as error:

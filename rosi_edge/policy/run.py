@@ -69,6 +69,15 @@ def check(
     return run.report()
 
 
+def could_not_start(
+    model: Checked, policy: Policy, error: RosiEdgeError, rules: tuple[Rule, ...] = STATIC_RULES
+) -> CheckReport:
+    """The report on a file that there is not, or whose base cannot be read: no rule could run."""
+    run = _Run(model, policy, None, CheckOptions(), rules)
+    run.not_started(error)
+    return run.report()
+
+
 class _Run:
     def __init__(
         self,
@@ -109,6 +118,13 @@ class _Run:
                 self._finished = True
         if not self._finished:
             self._notes.append("the file was changed while it was being checked")
+
+    def not_started(self, error: RosiEdgeError) -> None:
+        for rule in self._rules:
+            if (severity := rule.severity(self._policy)) != "off":
+                finding = could_not_run(error.message, error.remedy)
+                self._add(rule.id, rule.title, severity, finding, 0.0)
+        self._figures_could_not_run(error)
 
     def cut_short(self, error: TimeLimitError) -> None:
         self._finished = False
@@ -170,6 +186,8 @@ class _Run:
     def _behaviour(self, progress: Progress) -> None:
         wanted = {name: rule for name, rule in self._policy.figures.items() if rule.severity != "off"}
         if not wanted:
+            if self._options.behaviour:
+                self._notes.append("the policy asks for no figure, so the model was not run")
             return
         if not self._options.behaviour:
             for name, rule in wanted.items():

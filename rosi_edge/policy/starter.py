@@ -38,9 +38,11 @@ severity = "error"
 [hardening]                   # RE108: what the file says of its hardening is true; proven with --base
 severity = "error"
 required = false
+proven = false                # true: without --base it "could not run"
 
 [abliteration]                # RE109: no direction was taken out of the weights
 severity = "error"
+required = false              # true: an architecture that is not known "could not run"
 least_confidence = 0.99
 
 [provenance]                  # RE110: the manifest beside the file, or --manifest

@@ -6,6 +6,7 @@ A chat template is a program in somebody else's file. Nothing here compiles, opt
 from __future__ import annotations
 
 import re
+import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,10 @@ KEY = "tokenizer.chat_template"
 
 _LARGEST_RANGE = 100_000
 _LARGEST_REPEAT = 10_000
+_LARGEST_NUMBER = 100_000_000
+"""Above a date that is written as one number."""
+_MOST_ROUNDS = 1_000_000
+"""Of nested loops over ranges of known length."""
 _DEEPEST_LOOPS = 4
 _MOST_NESTING = 100_000
 
@@ -33,7 +38,16 @@ _FORMATTERS = frozenset({"format", "format_map"})
 _ENTRANCES = frozenset(
     {"lipsum", "cycler", "joiner", "self", "config", "request", "url_for", "get_flashed_messages"}
 )
-_REPEATING = frozenset({"center", "indent", "ljust", "rjust", "zfill", "expandtabs"})
+_DUNDERS = frozenset(
+    name
+    for kind in (object, type, str, dict, int, types.FunctionType, types.CodeType, types.ModuleType)
+    for name in dir(kind)
+    if name.startswith("__")
+) | {"__globals__", "__builtins__", "__import__", "__self__", "__func__", "__wrapped__"}
+_DUNDER = re.compile(r"__[a-z_]+?__")
+_REPEATING = frozenset(
+    {"center", "indent", "ljust", "rjust", "zfill", "expandtabs", "tojson", "batch", "slice", "wordwrap"}
+)
 _FOREIGN = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 
 
@@ -91,22 +105,73 @@ def unsafe_constructs(template: Any, *, largest: int) -> list[Problem]:
     except (ValueError, OverflowError, MemoryError):
         return [Problem(1, "it holds a number that is too long")]
     found: list[Problem] = []
-    for node, loops in _walk(tree):
-        found += [Problem(getattr(node, "lineno", None) or 1, words) for words in _problems(node, loops)]
+    known = _numbers_by_name(tree)
+    for place in _walk(tree, known):
+        line = getattr(place.node, "lineno", None) or 1
+        found += [Problem(line, words) for words in _problems(place)]
     return sorted(set(found), key=lambda problem: (problem.line, problem.words))
 
 
-def _walk(tree: nodes.Node) -> Iterator[tuple[nodes.Node, int]]:
-    """Every node with the number of loops around it; without recursion."""
-    waiting: list[tuple[nodes.Node, int]] = [(tree, 0)]
+@dataclass(frozen=True)
+class _Place:
+    """A node and what is around it.
+
+    Attributes:
+        loops: how many loops it is in.
+        rounds: how often it runs at most, as far as the ranges of these loops tell; of a loop, its body.
+        piece: it is an operand of a sum or concatenation, which is looked at as a whole.
+    """
+
+    node: nodes.Node
+    loops: int = 0
+    rounds: float = 1.0
+    piece: bool = False
+
+
+def _walk(tree: nodes.Node, known: dict[str, float]) -> Iterator[_Place]:
+    """Every node; without recursion."""
+    waiting = [_Place(tree)]
     while waiting:
-        node, loops = waiting.pop()
-        yield node, loops
-        inside = loops + isinstance(node, nodes.For)
-        waiting += [(child, inside) for child in node.iter_child_nodes()]
+        place = waiting.pop()
+        node, rounds = place.node, place.rounds
+        if isinstance(node, nodes.For):
+            rounds *= _length(node.iter, known)
+        yield _Place(node, place.loops, rounds, place.piece)
+        piece = isinstance(node, (nodes.Add, nodes.Concat))
+        inside = place.loops + isinstance(node, nodes.For)
+        waiting += [_Place(child, inside, rounds, piece) for child in node.iter_child_nodes()]
 
 
-def _problems(node: nodes.Node, loops: int) -> Iterator[str]:
+def _numbers_by_name(tree: nodes.Node) -> dict[str, float]:
+    """The largest number that each name is set to."""
+    known: dict[str, float] = {}
+    waiting: list[nodes.Node] = [tree]
+    while waiting:
+        node = waiting.pop()
+        waiting += node.iter_child_nodes()
+        if isinstance(node, nodes.Assign) and isinstance(node.target, nodes.Name):
+            name = node.target.name
+            known[name] = max(known.get(name, 0.0), abs(_number(node.node)))
+    return known
+
+
+def _length(iterated: nodes.Node, known: dict[str, float]) -> float:
+    """How many rounds a loop takes, where that is a range of known length; 1 for anything else."""
+    if not (
+        isinstance(iterated, nodes.Call)
+        and isinstance(iterated.node, nodes.Name)
+        and iterated.node.name == "range"
+    ):
+        return 1.0
+    numbers = [
+        known.get(each.name, 0.0) if isinstance(each, nodes.Name) else abs(_number(each))
+        for each in iterated.args
+    ]
+    return max(1.0, *numbers) if numbers else 1.0
+
+
+def _problems(place: _Place) -> Iterator[str]:
+    node, loops = place.node, place.loops
     if isinstance(node, _FOREIGN):
         yield "it reads another file"
     elif isinstance(node, nodes.Getattr):
@@ -122,13 +187,54 @@ def _problems(node: nodes.Node, loops: int) -> Iterator[str]:
         yield from _call(node)
     elif isinstance(node, (nodes.Mul, nodes.Pow)):
         yield from _growth(node)
+    elif isinstance(node, (nodes.Const, nodes.TemplateData)):
+        yield from _constant(node)
+    elif isinstance(node, (nodes.Add, nodes.Concat)):
+        if not place.piece:
+            yield from _constant(node)
+    elif isinstance(node, nodes.Assign):
+        yield from _doubling(node, loops)
     elif isinstance(node, nodes.For):
         if node.recursive:
             yield "it loops recursively"
         if loops + 1 > _DEEPEST_LOOPS:
             yield f"its loops are nested {loops + 1} deep"
+        if place.rounds > _MOST_ROUNDS:
+            yield "its loops go round more than a million times"
     elif isinstance(node, (nodes.CallBlock, nodes.ExprStmt)) and _names_internals(node):
         yield "it leads into Python's internals"
+
+
+def _constant(node: nodes.Node) -> Iterator[str]:
+    """Names of internals can be handed on as texts, whole or in pieces; some numbers are only there to
+    exhaust."""
+    if isinstance(node, nodes.Const) and isinstance(node.value, (int, float)):
+        if abs(_number(node)) > _LARGEST_NUMBER:
+            yield "it holds an enormous number"
+        return
+    for name in _DUNDER.findall(_text(node) or ""):
+        if name in _DUNDERS:
+            yield f"it names {name[:40]}, an internal of Python"
+
+
+def _doubling(node: nodes.Assign, loops: int) -> Iterator[str]:
+    """A text that is set to itself twice over in a loop grows without bounds."""
+    if not loops:
+        return
+    target, count, waiting = node.target, 0, [node.node]
+    while waiting:
+        current = waiting.pop()
+        if isinstance(current, (nodes.Add, nodes.Mul)):
+            waiting += [current.left, current.right]
+        elif isinstance(current, nodes.Concat):
+            waiting += current.nodes
+        elif isinstance(target, nodes.Name) and isinstance(current, nodes.Name):
+            count += current.name == target.name
+        elif isinstance(target, nodes.NSRef) and isinstance(current, nodes.Getattr):
+            same = isinstance(current.node, nodes.Name) and current.node.name == target.name
+            count += same and current.attr == target.attr
+    if count > 1:
+        yield "it doubles a text in a loop"
 
 
 def _attribute(name: str) -> Iterator[str]:
@@ -146,8 +252,8 @@ def _item(key: nodes.Node) -> Iterator[str]:
             isinstance(key, nodes.BinExpr) and _has_text(key)
         ):
             yield "it puts the name of an attribute together from pieces"
-    elif text.startswith("_") or text in _INTERNALS:
-        yield f"it reaches for {text[:40]}, an internal of Python"
+    else:
+        yield from _attribute(text)
 
 
 def _filter(node: nodes.Filter) -> Iterator[str]:
@@ -163,12 +269,38 @@ def _filter(node: nodes.Filter) -> Iterator[str]:
         if text is None or "*" in text or re.search(r"\d{4}", text):
             yield "it formats with a pattern that may make an enormous text"
     elif node.name == "map":
+        if node.args and _text(node.args[0]) in ("attr", "format"):
+            yield f"it maps {_text(node.args[0])} over what it is given"
         for keyword in node.kwargs:
             if keyword.key == "attribute" and (name := _text(keyword.value)):
                 for part in name.split("."):
                     yield from _attribute(part)
-    elif node.name in _REPEATING and any(_number(argument) > _LARGEST_REPEAT for argument in node.args):
+    elif node.name in _REPEATING and any(number > _LARGEST_REPEAT for number in _numbers(node)):
         yield "it makes an enormous text"
+    elif node.name == "replace" and _replaced(node) > _LARGEST_REPEAT:
+        yield "it makes an enormous text by replacing"
+
+
+def _numbers(node: nodes.Filter | nodes.Call) -> list[float]:
+    """Those among a call's arguments, named ones too."""
+    return [_number(each) for each in (*node.args, *(keyword.value for keyword in node.kwargs))]
+
+
+def _replaced(node: nodes.Node | None) -> float:
+    """How many times longer a chain of replacements can make a text."""
+    factor = 1.0
+    while True:
+        if isinstance(node, nodes.Filter):
+            name, arguments, within = node.name, node.args, node.node
+        elif isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr):
+            name, arguments, within = node.node.attr, node.args, node.node.node
+        else:
+            return factor
+        if name == "replace" and len(arguments) >= 2:
+            old, new = _text(arguments[0]), _text(arguments[1])
+            if old is not None and new is not None:
+                factor *= max(1.0, len(new) / max(len(old), 1))
+        node = within
 
 
 def _call(node: nodes.Call) -> Iterator[str]:
@@ -177,8 +309,10 @@ def _call(node: nodes.Call) -> Iterator[str]:
     if is_range and any(abs(_number(argument)) > _LARGEST_RANGE for argument in node.args):
         yield "it counts through an enormous range"
     repeats = isinstance(target, nodes.Getattr) and target.attr in _REPEATING
-    if repeats and any(_number(argument) > _LARGEST_REPEAT for argument in node.args):
+    if repeats and any(number > _LARGEST_REPEAT for number in _numbers(node)):
         yield "it makes an enormous text"
+    if isinstance(target, nodes.Getattr) and target.attr == "replace" and _replaced(node) > _LARGEST_REPEAT:
+        yield "it makes an enormous text by replacing"
 
 
 def _growth(node: nodes.BinExpr) -> Iterator[str]:
@@ -186,8 +320,20 @@ def _growth(node: nodes.BinExpr) -> Iterator[str]:
     if isinstance(node, nodes.Pow):
         if right > 64 or left > 1e6 or not isinstance(node.right, nodes.Const):
             yield "it computes an enormous power"
-    elif (_has_text(node) or _is_list(node)) and max(left, right) > _LARGEST_REPEAT:
+    elif (_has_text(node) or _is_list(node)) and max(left, right, _times(node)) > _LARGEST_REPEAT:
         yield "it makes an enormous text"
+
+
+def _times(node: nodes.Node) -> float:
+    """The product of the numbers in a chain of multiplications, whatever else is in it."""
+    product, waiting = 1.0, [node]
+    while waiting:
+        current = waiting.pop()
+        if isinstance(current, nodes.Mul):
+            waiting += [current.left, current.right]
+        else:
+            product *= max(1.0, abs(_number(current)))
+    return product
 
 
 def _names_internals(node: nodes.Node) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from command import assert_refused, rosi_edge
+from split_gguf import split_gguf
 from tiny_gguf import write_tiny_llama
 
 from rosi_edge.policy.model import DEFAULT_POLICY, load_policy
@@ -45,6 +46,27 @@ def test_several_files(tiny_model: Path, unsafe: Path, tmp_path: Path) -> None:
     assert rosi_edge(tmp_path, "check", "--static", tiny_model, tiny_model).code == 0
     assert rosi_edge(tmp_path, "check", "--static", tiny_model, unsafe).code == 1
     assert_refused(rosi_edge(tmp_path, "check", "--static", "--json", tiny_model, unsafe), "one MODEL")
+    # A failure counts even if something else could not run, whichever comes first.
+    assert rosi_edge(tmp_path, "check", "--static", "none.gguf", unsafe).code == 1
+    assert rosi_edge(tmp_path, "check", "--static", unsafe, "none.gguf").code == 1
+
+
+def test_later_parts_are_checked_with_the_first(tmp_path: Path) -> None:
+    parts = split_gguf(write_tiny_llama(tmp_path / "whole.gguf"), tmp_path / "split.gguf", 8)
+    assert len(parts) > 1
+    assert rosi_edge(tmp_path, "check", "--static", *parts).code == 0
+    assert rosi_edge(tmp_path, "check", "--static", parts[1]).code == 2
+
+
+def test_what_checks_nothing_is_given_alone(tiny_model: Path, tmp_path: Path) -> None:
+    manifest = ["check", tiny_model, "--write-manifest", "m.json"]
+    assert_refused(rosi_edge(tmp_path, *manifest, "--policy", "p.toml"), "checks nothing")
+    assert_refused(rosi_edge(tmp_path, *manifest, "--sarif", "s.sarif"), "checks nothing")
+    assert_refused(rosi_edge(tmp_path, "check", tiny_model, "--init", "p.toml"), "checks nothing")
+    assert rosi_edge(tmp_path, *manifest).code == 0
+    (tmp_path / "p.toml").write_text("[provenance]\nseverity = 'off'\n")
+    given = ("--manifest", "m.json", "--policy", "p.toml", "--static")
+    assert_refused(rosi_edge(tmp_path, "check", tiny_model, *given), "provenance")
 
 
 def test_what_cannot_run(tiny_model: Path, tmp_path: Path) -> None:
@@ -54,7 +76,13 @@ def test_what_cannot_run(tiny_model: Path, tmp_path: Path) -> None:
     assert_refused(rosi_edge(tmp_path, "check", tiny_model, "--policy", "p.toml"), "fiel")
     assert_refused(rosi_edge(tmp_path, "check", tiny_model, "--budget", "soon"), "soon")
     assert_refused(rosi_edge(tmp_path, "check", tiny_model, "--junit", "no/folder/j.xml"), "folder")
-    assert_refused(rosi_edge(tmp_path, "check", tiny_model, "--static", "--base", "none.gguf"), "none.gguf")
+    (tmp_path / "j.xml").write_text("an old pass")
+    for arguments in ([tiny_model, "--base", "none.gguf"], ["none.gguf"]):
+        done = rosi_edge(tmp_path, "check", *arguments, "--static", "--junit", "j.xml")
+        assert done.code == 2 and "none.gguf" in done.out
+        # No report of an earlier run is left to be taken for this one's.
+        assert int(ET.parse(tmp_path / "j.xml").getroot().get("errors") or 0) > 0
+        assert rosi_edge(tmp_path, "check", *arguments, "--static", "--exit-zero").code == 0
     no_such_figure = tmp_path / "figure.toml"
     no_such_figure.write_text("[behaviour]\nbudget = 5\nfewest = 2\n[figures.charm]\nmin = 0.5\n")
     done = rosi_edge(tmp_path, "check", tiny_model, "--policy", no_such_figure, "--json")

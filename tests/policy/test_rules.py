@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import baking
+import numpy as np
 import pytest
 from gguf import GGMLQuantizationType
 from tiny_gguf import CHATML, write_tiny_llama
 
+from rosi_edge.bake import bake
 from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.policy.model import Policy, parse_policy
@@ -47,6 +50,10 @@ def test_bytes_that_belong_to_nothing(tiny_model: Path, tmp_path: Path) -> None:
     report = run(stuffed)
     assert status(report, "RE101") is Status.FAILED
     assert "5000" in message(report, "RE101")
+    # However much may lie unused: padding is zero.
+    assert "not zero" in message(run(stuffed, "[file]\nlargest_gap = 5000"), "RE101")
+    stuffed.write_bytes(tiny_model.read_bytes() + bytes(5000))
+    assert status(run(stuffed), "RE101") is Status.FAILED
     assert run(stuffed, "[file]\nlargest_gap = 5000").verdict is Verdict.PASSED
     assert run(stuffed, "[file]\nseverity = 'warning'").verdict is Verdict.PASSED
 
@@ -111,6 +118,28 @@ def test_a_false_claim_of_hardening(tmp_path: Path) -> None:
     assert status(run(claims), "RE108") is Status.FAILED
 
 
+def test_a_hardened_file_without_its_base(tmp_path: Path) -> None:
+    source, target = baking.model(tmp_path / "base.gguf", GGMLQuantizationType.Q4_K), tmp_path / "out.gguf"
+    with GgufFile.open(source) as file:
+        edits = baking.edits(file)
+        rounding, probes = baking.rounding(edits), baking.probes(edits)
+        bake(file, target, edits, rounding=rounding, probes=probes, metadata={})
+    assert status(run(target), "RE108") is Status.PASSED
+    assert "not compared" in message(run(target), "RE108")
+    proven = "[hardening]\nproven = true"
+    assert status(run(target, proven), "RE108") is Status.COULD_NOT_RUN
+    assert status(run(target, proven, base=source), "RE108") is Status.PASSED
+    # Its own hashes tell damage: in an edited tensor, and in what it declares.
+    content = bytearray(target.read_bytes())
+    with GgufFile.open(target) as file:
+        places = [file.tensors[edits[0].tensor].offset + 7, file.fields["rosi.edit.inputs"].end - 3]
+    for place in places:
+        content[place] ^= 1
+        target.write_bytes(content)
+        assert status(run(target), "RE108") is Status.FAILED
+        content[place] ^= 1
+
+
 def test_an_architecture_without_known_write_matrices_is_said(tmp_path: Path) -> None:
     experts = write_tiny_llama(tmp_path / "experts.gguf", experts=4)
     assert status(run(experts), "RE109") in (Status.PASSED, Status.NOT_APPLICABLE)
@@ -125,8 +154,16 @@ def test_weights_that_are_not_numbers(tmp_path: Path) -> None:
     assert "finite" in message(report, "RE109")
 
 
-def test_zero_weights_do_not_crash(tmp_path: Path) -> None:
+def test_weights_too_large_to_compute_with_are_no_pass(tmp_path: Path) -> None:
+    huge = write_tiny_llama(
+        tmp_path / "huge.gguf", change=lambda name, w: w + 1e30 * (np.arange(w.size).reshape(w.shape) == 0)
+    )
+    assert status(run(huge), "RE109") is Status.FAILED
+    assert "too large" in message(run(huge), "RE109")
+
+
+def test_zero_weights_are_no_pass(tmp_path: Path) -> None:
     zero = write_tiny_llama(
         tmp_path / "zero.gguf", change=lambda name, w: w * 0, types=GGMLQuantizationType.Q8_0
     )
-    assert run(zero).verdict in (Verdict.PASSED, Verdict.FAILED)
+    assert status(run(zero), "RE109") is Status.COULD_NOT_RUN

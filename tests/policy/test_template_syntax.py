@@ -39,6 +39,11 @@ THINKING = """{%- set ns = namespace(multi_step_tool=true, last_query_index=mess
 {%- endfor %}
 {%- for m in messages %}{% generation %}{{ m.content.split('</think>')[-1].lstrip('\\n') }}{% endgeneration %}
 {{ tools | tojson(indent=4) if tools else '' }}{%- endfor %}
+{%- set ns.text = ns.text + (m.content if ns.text else ns.text ~ "__user__") %}
+{{- x | replace("\\n", "    ") }}
+{%- for i in range(messages|length) %}
+    {%- for j in range(3) %}{{ i + j + 20260101 - 20250101 }}{% endfor %}
+{%- endfor %}
 {%- macro render(x, depth=0) %}{{ ' ' * depth }}{{ x['name' ~ ''] }}{% endmacro %}"""
 
 
@@ -86,6 +91,29 @@ def test_ordinary_templates_are_safe(template: str) -> None:
         "{{ 'x'.ljust(1000000000) }}",
         "{{ '%99999999d' | format(1) }}",
         "{{ '%*d' | format(99999999, 1) }}",
+        # Names of internals handed on as texts.
+        "{% set n = '__class__' %}{{ messages[n] }}",
+        "{% set n %}__class__{% endset %}{{ messages[n] }}",
+        "{{ messages[['__class__'][0]] }}",
+        "{{ messages | map('attr', name) | list }}",
+        "{{ [messages] | sort(attribute='__class__') }}",
+        "{{ [messages] | groupby('__class__') }}",
+        "{{ [messages] | selectattr('__class__') | list }}",
+        "{{ '{0.x}'['format'](messages) }}",
+        "{{ ['{0.x}'] | map('format') | list }}",
+        # Bombs made of small numbers.
+        "{% for a in range(90000) %}{% for b in range(90000) %}x{% endfor %}{% endfor %}",
+        "{% set n = 9000 %}{% for a in range(n) %}{% for b in range(n) %}x{% endfor %}{% endfor %}",
+        "{{ 'a' * 9000 * 9000 }}",
+        "{% set n = 9000000000 %}{{ 'a' * n }}",
+        "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+        "{% set x = 'a' %}{% for i in range(60) %}{% set x = x + x %}{% endfor %}",
+        "{{ 'a'.ljust(width=20000) }}",
+        "{{ 'a' | center(width=20000) }}",
+        "{{ messages | tojson(indent=20000) }}",
+        "{{ ['a'] | batch(20000, 'x') | list }}",
+        "{{ x | replace('a', '" + "a" * 200 + "') | replace('a', '" + "a" * 200 + "') }}",
+        "{{ x.replace('', '" + "a" * 200 + "').replace('a', '" + "a" * 200 + "') }}",
         "{% for a in m recursive %}{{ loop(m) }}{% endfor %}",
         "{% for a in m %}" * 6 + "x" + "{% endfor %}" * 6,
         "{% if %}",

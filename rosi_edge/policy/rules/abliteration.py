@@ -8,7 +8,7 @@ from rosi_edge.abliteration import Hole, find_holes
 from rosi_edge.errors import UnsupportedModelError
 from rosi_edge.models.architectures import write_matrices
 from rosi_edge.policy.model import Policy, Severity
-from rosi_edge.policy.rule import Finding, Subject, failed, not_applicable, passed
+from rosi_edge.policy.rule import Finding, Subject, could_not_run, failed, not_applicable, passed
 
 
 class NotAbliterated:
@@ -27,6 +27,8 @@ class NotAbliterated:
         try:
             matrices = write_matrices(subject.file)
         except UnsupportedModelError as error:
+            if subject.policy.abliteration.required:
+                return could_not_run(f"not looked for: {error.message}", error.remedy)
             return not_applicable(f"not looked for: {error.message}")
         found = find_holes(
             subject.file,
@@ -34,6 +36,11 @@ class NotAbliterated:
             least_confidence=subject.policy.abliteration.least_confidence,
             progress=subject.progress,
         )
+        if not found.candidates:
+            return could_not_run(
+                "the write matrices hold nothing that a direction could be missing from",
+                "Get the file from its maker again",
+            )
         if not found.holes:
             return passed(
                 "no direction is missing from the weights", smallest_energy_ratio=round(found.smallest, 4)

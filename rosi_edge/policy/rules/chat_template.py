@@ -1,4 +1,4 @@
-"""RE106: the chat template does nothing but put a conversation together."""
+"""RE106: the chat template does nothing that putting a conversation together does not need."""
 
 from __future__ import annotations
 
@@ -48,4 +48,7 @@ class ChatTemplateSafe:
                     for each in listed[:20]
                 ],
             )
-        return passed("a program that only puts a conversation together", templates=sorted(templates))
+        return passed(
+            "nothing in it leads into Python, to other files or to enormous texts",
+            templates=sorted(templates),
+        )

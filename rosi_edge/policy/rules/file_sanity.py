@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
+
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.policy.model import Policy, Severity
 from rosi_edge.policy.rule import Finding, Subject, failed, passed
@@ -33,16 +35,31 @@ class FileSanity:
                 "Get the file from its maker again, or raise file.largest_gap if you know what they are",
                 largest_gap=gap,
             )
+        if used := sum(map(_bytes_in_gaps, subject.file.parts)):
+            return failed(
+                f"{used} bytes in it that belong to nothing are not zero",
+                "Get the file from its maker again: padding is zero, so something was put there",
+                bytes_in_gaps=used,
+            )
         return passed(
-            f"{len(subject.file.tensors)} tensors, nothing beside them",
+            f"{len(subject.file.tensors)} tensors, nothing but padding beside them",
             tensors=len(subject.file.tensors),
             largest_gap=gap,
         )
 
 
 def _largest_gap(part: GgufFile) -> int:
-    position, largest = part.data_offset, 0
+    return max((length for _, length in _gaps(part)), default=0)
+
+
+def _bytes_in_gaps(part: GgufFile) -> int:
+    return sum(int(np.count_nonzero(part.read(start, length))) for start, length in _gaps(part))
+
+
+def _gaps(part: GgufFile) -> list[tuple[int, int]]:
+    """Start and length of what lies between and after the tensors."""
+    position, gaps = part.data_offset, []
     for tensor in sorted(part.own_tensors.values(), key=lambda tensor: tensor.offset):
-        largest = max(largest, tensor.offset - position)
+        gaps.append((position, tensor.offset - position))
         position = tensor.end
-    return max(largest, part.size - position)
+    return [(start, length) for start, length in (*gaps, (position, part.size - position)) if length > 0]

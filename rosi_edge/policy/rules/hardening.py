@@ -8,15 +8,16 @@ from rosi_edge.declaration import read_declaration
 from rosi_edge.errors import ModelFileError
 from rosi_edge.models.inspect import own_metadata
 from rosi_edge.policy.model import Policy, Severity
-from rosi_edge.policy.rule import Finding, Subject, failed, not_applicable, passed
+from rosi_edge.policy.rule import Finding, Subject, could_not_run, failed, not_applicable, passed
 
 
 class HardeningTrue:
     id: ClassVar[str] = "RE108"
     title: ClassVar[str] = "The declared hardening is true"
     help: ClassVar[str] = (
-        "A hardened file declares its edit. Without the base only the declaration is read; with --base "
-        "the two are compared byte by byte (rosi-edge verify): only the declared tensors differ, and only so."
+        "A hardened file declares its edit. Without the base its own hashes are checked, which anybody can "
+        "write anew; with --base the two are compared byte by byte (rosi-edge verify): only the declared "
+        "tensors differ, and only so. That tells what was done, not that it made the model safer: figures do."
     )
 
     def severity(self, policy: Policy) -> Severity:
@@ -38,8 +39,15 @@ class HardeningTrue:
                 "Harden the base again with this version",
             )
         if subject.base is None:
+            from rosi_edge.verify import own_problem
+
+            if problem := own_problem(subject.file, declaration):
+                return failed(problem, "Do not trust what it says; harden the base again")
+            if subject.policy.hardening.proven:
+                return could_not_run("what it declares can only be proven against the base", "Add --base")
             return passed(
-                f"declares an edit of {len(declaration.tensors)} tensors; not compared, as no base was given",
+                f"declares an edit of {len(declaration.tensors)} tensors, and its own hashes fit; "
+                "not compared, as no base was given",
                 tensors=len(declaration.tensors),
             )
         from rosi_edge.verify import verify
