@@ -98,7 +98,8 @@ def test_the_gitlab_snippet(tiny_model: Path, tmp_path: Path) -> None:
     snippet = yaml.safe_load((EXAMPLE / ".gitlab-ci.yml").read_text("utf-8"))["gguf-gate"]
     (tmp_path / "policy.toml").write_text("version = 1\n")
     for line in snippet["script"]:
-        done = shell(line, tmp_path, MODEL=str(tiny_model), POLICY=snippet["variables"]["POLICY"])
+        files = {"MODEL": str(tiny_model), "BASE": str(tiny_model)}
+        done = shell(line, tmp_path, **files, POLICY=snippet["variables"]["POLICY"])
         assert done.returncode == 0, done
     for path in (*snippet["artifacts"]["paths"], snippet["artifacts"]["reports"]["junit"]):
         assert (tmp_path / path).is_file()
