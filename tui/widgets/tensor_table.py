@@ -22,6 +22,9 @@ class TensorTable(DataTable[str]):
         self.add_columns("tensor", "type", "delivered", "", "noise")
 
     def add(self, tensor: BakedTensor) -> None:
+        """A tensor at the end; one that is rounded again takes its earlier row's place there."""
+        if tensor.name in self.rows:
+            self.remove_row(tensor.name)
         kind = f"{tensor.promoted_from} → {tensor.type}" if tensor.promoted_from else tensor.type
         self.add_row(
             tensor.name,
@@ -29,6 +32,7 @@ class TensorTable(DataTable[str]):
             f"{tensor.delivered:.2f}",
             bar(tensor.delivered, 1.0, _WIDTH),
             f"{tensor.noise:.2f}",
+            key=tensor.name,
         )
         if not self.has_focus:
             # The latest is in view, unless somebody is looking at another.
