@@ -245,7 +245,7 @@ def test_an_attribute_is_named_where_harm_was(play: Play, library: FakeLibrary) 
             if step is Step.STRENGTH:
                 await driver.press("enter")
                 await driver.done(step)
-                assert driver.shows("answers answerable questions   → declines unknowable questions")
+                assert driver.shows("↑ answers answerable questions", "→ declines unknowable questions")
         assert driver.shows("this one is one of: unknowable questions")
         await driver.press("enter")
         await driver.done(Step.TRY)
