@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import optuna
-from optuna.exceptions import OptunaError
+from optuna.exceptions import OptunaError, UpdateFinishedTrialError
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import make_url
@@ -71,8 +71,11 @@ _SHOWN = 2
 _SAME_STRENGTH = 0.08
 """Strengths that differ by a smaller share are not worth another score."""
 _MOST_DOUBLINGS = 6
+_VISIBLE = 0.025
+"""Nats of divergence from which on a strength is one to start from, however much more is allowed."""
 _SEARCH = 2
 """Raised when a search tries other settings or strengths: it does not go on in an older one's journal."""
+_MOST_RACES = 20
 _STRONGER = 1.12
 _LEAST_STEP = 1.03
 """Next strength to ask for real answers, after one that kept the constraints."""
@@ -351,15 +354,16 @@ class _Search:
         inputs = self._calibration.inputs
         self._keys = solve(inputs, ridge=options.ridge, forms=[Form.RIDGE], progress=self._progress)
         setting = self._default()
-        following = self._next_strength(self._score(setting))
+        point = self._score(setting)
         # Keys that are silent on benign prompts cost little divergence there, however strong they are in a
         # model with weak refusals. Nothing has been tried before the divergence can be seen.
         for _ in range(_MOST_DOUBLINGS):
-            if following < 1.99 * setting.strength:
+            following = self._next_strength(point)
+            if point.score.kl > _VISIBLE or following < 1.99 * setting.strength:
                 break
             setting = setting.at(following)
-            following = self._next_strength(self._score(setting))
-        setting = setting.at(following)
+            point = self._score(setting)
+        setting = setting.at(self._next_strength(point))
         responses = read_responses(
             self._engine, self._calibration, self._edits(setting), setting.strength, self._progress
         )
@@ -474,11 +478,13 @@ class _Search:
                 study.sampler = optuna.samplers.TPESampler(
                     seed=options.seed * 10_007 + len(study.trials), n_startup_trials=6, multivariate=True
                 )
-                trial = study.ask()
+                trial = _ask(study)
                 points = self._score_twice(self._suggest(trial, directions, start.strength))
                 best = max(points, key=lambda point: self._value(point.score))
-                trial.set_user_attr("points", [_as_json(point) for point in points])
-                study.tell(trial, self._value(best.score))
+                # Optuna may hand a waiting starting point to two processes: the first to finish it is kept.
+                with suppress(UpdateFinishedTrialError):
+                    trial.set_user_attr("points", [_as_json(point) for point in points])
+                    study.tell(trial, self._value(best.score), skip_if_finished=True)
                 self._progress.note(f"{best.setting.describe()}: {best.score.describe(self._names)}")
                 for point in points:
                     self._tell(point)
@@ -702,6 +708,17 @@ def _as_tried(point: FrontierPoint) -> Tried:
         behaviour.kl.value if behaviour.kl else None,
         answered=True,
     )
+
+
+def _ask(study: optuna.Study) -> optuna.Trial:
+    """The next trial. A starting point that waits in a shared study may be taken and finished by another
+    process between Optuna's finding it and taking it."""
+    for _ in range(_MOST_RACES):
+        try:
+            return study.ask()
+        except UpdateFinishedTrialError:
+            continue
+    return study.ask()
 
 
 def _done(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:

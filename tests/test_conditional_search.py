@@ -14,6 +14,7 @@ import pytest
 from fake_engine import prompt_set
 from tiny_gguf import write_tiny_llama
 
+from rosi_edge import conditional_search
 from rosi_edge.activations import InputRows
 from rosi_edge.calibration import Calibration, calibrate
 from rosi_edge.conditional_search import (
@@ -122,9 +123,16 @@ def test_layers_of_their_own_are_a_candidate(model: Path) -> None:
     assert [trial.name for trial in only.sweep] == ["layer 2"]
 
 
-def test_strength_is_doubled_until_the_divergence_can_be_seen(model: Path) -> None:
+def test_strength_is_doubled_until_the_divergence_can_be_seen(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # A limit that a model of random weights never comes near, and one that it is over at once.
     far, near = (run(model, replace(OPTIONS, max_kl=limit, trials=1, answered=1)) for limit in (1e9, 1e-9))
+    # Only once more after it can be seen, however much is allowed.
+    seen = max(trial.strength for trial in far.sweep)
+    assert 0.5 < seen < 32
+    monkeypatch.setattr(conditional_search, "_VISIBLE", 1e9)
+    far = run(model, replace(OPTIONS, max_kl=1e9, trials=1, answered=1))
     assert {trial.strength for trial in far.sweep} == {64.0}
     assert max(trial.strength for trial in near.sweep) <= 0.5
     fixed = run(model, replace(OPTIONS, max_kl=1e9, strength=0.7, trials=1, answered=1))
@@ -161,7 +169,9 @@ def test_candidates_of_single_layers(layers: int) -> None:
     assert own.vector.shape == vectors.shape
 
 
-def test_further_directions_of_categories(model: Path) -> None:
+def test_further_directions_of_categories(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Random weights diverge little until they write nothing but broken text.
+    monkeypatch.setattr(conditional_search, "_MOST_DOUBLINGS", 0)
     harmful, harmless, sounds = groups("calibration")
     prompts = [
         replace(prompt, category=("weapons", "fraud", "stalking")[index % 3])
