@@ -29,6 +29,8 @@ _MOST_ROUNDS = 1_000_000
 """Of nested loops over ranges of known length."""
 _DEEPEST_LOOPS = 4
 _MOST_NESTING = 100_000
+_LONGEST_CHAIN = 100
+"""Filters and calls applied to each other's results."""
 
 _INTERNALS = frozenset(
     {"mro", "func_globals", "func_code", "gi_frame", "gi_code", "cr_frame", "cr_code", "ag_frame", "tb_frame"}
@@ -119,7 +121,7 @@ class _Place:
     Attributes:
         loops: how many loops it is in.
         rounds: how often it runs at most, as far as the ranges of these loops tell; of a loop, its body.
-        piece: it is an operand of a sum or concatenation, which is looked at as a whole.
+        piece: it continues a chain of sums or of products, which is looked at once, as a whole.
     """
 
     node: nodes.Node
@@ -137,9 +139,17 @@ def _walk(tree: nodes.Node, known: dict[str, float]) -> Iterator[_Place]:
         if isinstance(node, nodes.For):
             rounds *= _length(node.iter, known)
         yield _Place(node, place.loops, rounds, place.piece)
-        piece = isinstance(node, (nodes.Add, nodes.Concat))
         inside = place.loops + isinstance(node, nodes.For)
-        waiting += [_Place(child, inside, rounds, piece) for child in node.iter_child_nodes()]
+        waiting += [
+            _Place(child, inside, rounds, _continues(node, child)) for child in node.iter_child_nodes()
+        ]
+
+
+def _continues(node: nodes.Node, child: nodes.Node) -> bool:
+    sums = (nodes.Add, nodes.Concat)
+    return (isinstance(node, sums) and isinstance(child, sums)) or (
+        isinstance(node, nodes.Mul) and isinstance(child, nodes.Mul)
+    )
 
 
 def _numbers_by_name(tree: nodes.Node) -> dict[str, float]:
@@ -185,8 +195,12 @@ def _problems(place: _Place) -> Iterator[str]:
         yield from _filter(node)
     elif isinstance(node, nodes.Call):
         yield from _call(node)
-    elif isinstance(node, (nodes.Mul, nodes.Pow)):
-        yield from _growth(node)
+    elif isinstance(node, nodes.Pow):
+        if _number(node.right) > 64 or _number(node.left) > 1e6 or not isinstance(node.right, nodes.Const):
+            yield "it computes an enormous power"
+    elif isinstance(node, nodes.Mul):
+        if not place.piece:
+            yield from _repetition(node)
     elif isinstance(node, (nodes.Const, nodes.TemplateData)):
         yield from _constant(node)
     elif isinstance(node, (nodes.Add, nodes.Concat)):
@@ -289,18 +303,18 @@ def _numbers(node: nodes.Filter | nodes.Call) -> list[float]:
 def _replaced(node: nodes.Node | None) -> float:
     """How many times longer a chain of replacements can make a text."""
     factor = 1.0
-    while True:
+    for _ in range(_LONGEST_CHAIN):
         if isinstance(node, nodes.Filter):
-            name, arguments, within = node.name, node.args, node.node
+            name, arguments, node = node.name, node.args, node.node
         elif isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr):
-            name, arguments, within = node.node.attr, node.args, node.node.node
+            name, arguments, node = node.node.attr, node.args, node.node.node
         else:
             return factor
         if name == "replace" and len(arguments) >= 2:
             old, new = _text(arguments[0]), _text(arguments[1])
             if old is not None and new is not None:
                 factor *= max(1.0, len(new) / max(len(old), 1))
-        node = within
+    return float("inf")
 
 
 def _call(node: nodes.Call) -> Iterator[str]:
@@ -315,25 +329,18 @@ def _call(node: nodes.Call) -> Iterator[str]:
         yield "it makes an enormous text by replacing"
 
 
-def _growth(node: nodes.BinExpr) -> Iterator[str]:
-    left, right = _number(node.left), _number(node.right)
-    if isinstance(node, nodes.Pow):
-        if right > 64 or left > 1e6 or not isinstance(node.right, nodes.Const):
-            yield "it computes an enormous power"
-    elif (_has_text(node) or _is_list(node)) and max(left, right, _times(node)) > _LARGEST_REPEAT:
-        yield "it makes an enormous text"
-
-
-def _times(node: nodes.Node) -> float:
-    """The product of the numbers in a chain of multiplications, whatever else is in it."""
-    product, waiting = 1.0, [node]
+def _repetition(node: nodes.Mul) -> Iterator[str]:
+    """A text or list times numbers, whatever else is in the chain of multiplications."""
+    times, repeats, waiting = 1.0, False, [node.left, node.right]
     while waiting:
-        current = waiting.pop()
-        if isinstance(current, nodes.Mul):
-            waiting += [current.left, current.right]
+        factor = waiting.pop()
+        if isinstance(factor, nodes.Mul):
+            waiting += [factor.left, factor.right]
         else:
-            product *= max(1.0, abs(_number(current)))
-    return product
+            times *= max(1.0, abs(_number(factor)))
+            repeats = repeats or isinstance(factor, (nodes.List, nodes.Tuple)) or _has_text(factor)
+    if repeats and times > _LARGEST_REPEAT:
+        yield "it makes an enormous text"
 
 
 def _names_internals(node: nodes.Node) -> bool:
@@ -373,12 +380,6 @@ def _has_text(node: nodes.Node) -> bool:
             return True
         waiting += current.iter_child_nodes()
     return False
-
-
-def _is_list(node: nodes.BinExpr) -> bool:
-    return isinstance(node.left, (nodes.List, nodes.Tuple)) or isinstance(
-        node.right, (nodes.List, nodes.Tuple)
-    )
 
 
 def _number(node: nodes.Node) -> float:
