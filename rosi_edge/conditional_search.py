@@ -77,8 +77,9 @@ _SEARCH = 2
 """Raised when a search tries other settings or strengths: it does not go on in an older one's journal."""
 _MOST_RACES = 20
 _STRONGER = 1.12
+"""Next strength to ask for real answers, after one that kept the constraints with little divergence left."""
+_MOST_STRONGER = 2.0
 _LEAST_STEP = 1.03
-"""Next strength to ask for real answers, after one that kept the constraints."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,36 @@ class _Point:
 
     setting: Setting
     score: FirstTokenScore
+
+
+@dataclass
+class _Climb:
+    """One setting asked at growing strengths until it breaks a constraint, then in between.
+
+    Attributes:
+        kept: the highest strength that kept all constraints; 0 before any did.
+        step: by how much that one may be multiplied.
+        broke: the lowest strength above it that broke one.
+    """
+
+    kept: float = 0.0
+    step: float = 1.0
+    broke: float = float("inf")
+
+    def after_keeping(self, setting: Setting, step: float) -> Setting | None:
+        """The next one to ask; None when there is none worth asking."""
+        self.kept, self.step = setting.strength, step
+        return self._next(setting)
+
+    def after_breaking(self, setting: Setting) -> Setting | None:
+        """As ``after_keeping``; None when no strength has kept the constraints."""
+        self.broke = setting.strength
+        return self._next(setting)
+
+    def _next(self, setting: Setting) -> Setting | None:
+        if not self.kept or self.step <= _LEAST_STEP or self.broke <= self.kept * _STRONGER * (1 + 1e-6):
+            return None
+        return setting.at(self.kept * min(self.step, float(np.sqrt(self.broke / self.kept))))
 
 
 @dataclass(frozen=True)
@@ -575,8 +606,8 @@ class _Search:
 
         The harmless prompts are asked first: a point that breaks the floor of benign compliance is dropped
         there, one that breaks nothing but the limit of the divergence is asked again weaker. One that keeps
-        all constraints is asked again stronger. When none keeps the floor, those that come closest are asked
-        the rest, so that there is something to show.
+        all constraints is asked again stronger, and if that was too much, halfway back. When none keeps the
+        floor, those that come closest are asked the rest, so that there is something to show.
         """
         options = self._options
         left = list(points)
@@ -584,13 +615,14 @@ class _Search:
         closest: list[tuple[Setting, Answered]] = []
         failures = 0
         again: Setting | None = None
+        climb = _Climb()
         for _ in range(options.answered * _SCREENED):
             if len(frontier) == options.answered or (again is None and not left):
                 break
             if again is None:
                 best = max(left, key=lambda point: self._value(point.score, failures))
                 left.remove(best)
-                again = best.setting
+                again, climb = best.setting, _Climb()
             setting, again = again, None
             with self._applied(setting) as applied:
                 harmless = self._ask_harmless(original)
@@ -601,6 +633,7 @@ class _Search:
                     # No more than will be shown: the log-probabilities are large.
                     closest.sort(key=lambda pair: -pair[1].judged.share(Verdict.COMPLIED).value)
                     del closest[_SHOWN:]
+                    again = climb.after_breaking(setting)
                     self._progress.note(
                         f"{setting.describe()}: benign compliance {compliance.value:.3f}, under the floor"
                     )
@@ -613,7 +646,9 @@ class _Search:
             if options.strength:
                 break
             if keeps_constraints(frontier[-1], original, floor, options.max_kl):
-                again = self._stronger(setting, harmless)
+                again = climb.after_keeping(setting, self._step(harmless))
+            else:
+                again = climb.after_breaking(setting)
         if not any(keeps_constraints(point, original, floor, np.inf) for point in frontier):
             for setting, harmless in closest[: max(0, _SHOWN - len(frontier))]:
                 with self._applied(setting) as applied:
@@ -653,12 +688,13 @@ class _Search:
             return None
         return setting.at(setting.strength * float(np.sqrt(0.93 * self._options.max_kl / harmless.kl.value)))
 
-    def _stronger(self, setting: Setting, harmless: Answered) -> Setting | None:
-        """The setting a little stronger; None when that would leave the divergence that is allowed."""
-        factor = _STRONGER
-        if harmless.kl is not None:
-            factor = min(factor, float(np.sqrt(0.97 * self._options.max_kl / max(harmless.kl.value, 1e-9))))
-        return setting.at(setting.strength * factor) if factor > _LEAST_STEP else None
+    def _step(self, harmless: Answered) -> float:
+        """By how much a strength that keeps all constraints may be multiplied: half the way (in the
+        logarithm) to the divergence that is allowed, but no less than a small step where that is allowed."""
+        if harmless.kl is None:
+            return _STRONGER
+        allowed = float(np.sqrt(0.97 * self._options.max_kl / max(harmless.kl.value, 1e-9)))
+        return min(max(_STRONGER, float(np.sqrt(allowed))), allowed, _MOST_STRONGER)
 
     def _ask_harmless(self, original: Behaviour) -> Answered:
         """Of the edits applied now."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +27,14 @@ from rosi_edge.direction import Directions
 from rosi_edge.errors import RosiEdgeError
 from rosi_edge.evaluation.behaviour import RequestSets
 from rosi_edge.evaluation.judges.keyword import KeywordJudge
+from rosi_edge.evaluation.verdicts import Judge, Verdict
 from rosi_edge.events import Events, Tried
 from rosi_edge.injection.conditional import Form, Key
 from rosi_edge.injection.profile import Profile, Setting, conditional_edits
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.inspect import require_hardenable
 from rosi_edge.prompts import PromptSet
-from rosi_edge.runtime.engine import Conversation, EngineOptions
+from rosi_edge.runtime.engine import Conversation, EditHandle, EngineOptions
 from rosi_edge.runtime.llama_engine import LlamaEngine
 from rosi_edge.search import SearchResult
 
@@ -58,6 +59,7 @@ def run(
     events: Events = Events(),  # noqa: B008
     calibration_sets: RequestSets | None = None,
     elicitation: str | None = None,
+    judge: Judge = KeywordJudge(),  # noqa: B008
 ) -> SearchResult:
     with (
         GgufFile.open(path) as file,
@@ -75,7 +77,7 @@ def run(
                 calibration,
                 direction_candidates(calibration, options.layer),
                 sets("choosing"),
-                KeywordJudge(),
+                judge,
                 options,
                 events=events,
             )
@@ -154,6 +156,52 @@ def test_refusal_openings_are_learnt_where_the_direction_was_taken(
     under = {turns[-1].content for turns in asked if turns[0].content == "Be safe."}
     assert set(sets("choosing").harmful.texts) <= under
     assert not set(sets("choosing").harmless.texts) & under
+
+
+@dataclass(frozen=True)
+class JudgeOfStrength:
+    """A judge to whom everything is refused as soon as the edits are stronger than a limit."""
+
+    limit: float
+    applied: list[float]
+
+    @property
+    def name(self) -> str:
+        return "strength"
+
+    def judge(self, requests: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
+        verdict = Verdict.REFUSED if self.applied[-1] > self.limit else Verdict.COMPLIED
+        return [verdict] * len(requests)
+
+
+@pytest.mark.parametrize("limit", [1e9, 3.0])
+def test_a_point_that_costs_nothing_is_asked_much_stronger_and_halfway_back(
+    model: Path, monkeypatch: pytest.MonkeyPatch, limit: float
+) -> None:
+    applied = [0.0]
+    apply = LlamaEngine.apply
+
+    def listen(engine: LlamaEngine, strengths: Mapping[EditHandle, float]) -> None:
+        applied.append(max(strengths.values(), default=0.0))
+        apply(engine, strengths)
+
+    monkeypatch.setattr(LlamaEngine, "apply", listen)
+    asked: list[float] = []
+
+    def note(point: Tried) -> None:
+        if point.answered:
+            asked.append(point.strength)
+
+    monkeypatch.setattr(conditional_search, "_VISIBLE", 0.0)
+    run(
+        model,
+        replace(OPTIONS, max_kl=1e9, trials=1, answered=4),
+        Events(tried=note),
+        judge=JudgeOfStrength(limit, applied),
+    )
+    expected = [1, 2, 4, 8] if limit > 1e6 else [1, 2, np.sqrt(8)]
+    assert asked[: len(expected)] == pytest.approx(expected)
+    assert max(asked) <= limit
 
 
 @pytest.mark.parametrize("layers", [4, 24, 40, 61])
