@@ -230,8 +230,7 @@ def _nothing() -> Behaviour:
 def _write_edits(source: Path, target: Path, prompts: PromptPlan, threads: int | None) -> None:
     """Keys that answer 1 to harmful requests and 0 to both kinds of benign ones, at the last prompt token."""
     sets = prompts.calibration
-    groups = [sets.harmful, sets.harmless, *([sets.sounds_harmful] if sets.sounds_harmful else [])]
-    texts = [group.take(PROMPTS).texts for group in groups]
+    texts = [group.take(PROMPTS).texts for group in sets.groups]
     wanted = np.concatenate([np.full(len(part), number == 0) for number, part in enumerate(texts)])
     with _session(source, prompts, threads, Stages()) as session, GgufFile.open(source) as file:
         layers = session.engine.facts.layers

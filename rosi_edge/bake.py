@@ -165,8 +165,8 @@ def bake(
         compare: another rounding to measure on the same edits; nothing of it is written.
         aims: for each edited matrix further real inputs, neither the rounding's nor the probes: what the
             first rounding delivers too little or too much on them is made good in a second one.
-        declared: what the edits are a corrected form of, one for each and with its output; the file declares
-            both. None for nothing else.
+        declared: what the edits are a corrected form of, one for each and with its output; where they differ
+            the file declares both. None for the edits themselves.
         workers: tensors rounded side by side; None for one a core, up to four.
         rounded: called with what became of each matrix, in the order of the file, while the rest is still
             being rounded; raising from it ends the bake as raising from ``progress`` does.
@@ -185,10 +185,8 @@ def bake(
     done: dict[str, RoundedTensor] = {}
     names = list(by_tensor)
     asked = _in_order(by_tensor)
-    if declared is None:
-        declaration = declare(rounding.name, names, asked)
-    else:
-        declaration = declare(rounding.name, names, _in_order(edits_by_tensor(file, declared)), asked)
+    exact = asked if declared is None else _in_order(edits_by_tensor(file, declared))
+    declaration = declare(rounding.name, names, exact, asked)
 
     def results() -> dict[str, NewValue]:
         if not names:

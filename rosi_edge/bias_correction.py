@@ -1,10 +1,10 @@
 """Bias correction: a file whose rounding errors do not all lean to one side.
 
 Rounding leaves each matrix a little error, and errors of one sign add up over the layers. On the demo model
-that raised the log-odds of refusal openings by 0.15 nats for every prompt, harmful or not, although each
-tensor held its edit to within 3 %. As in data-free quantization (arXiv 1906.04721, section 4.2) the mean
-error is measured and taken off; these matrices have no bias to put it into, so the same amount is taken off
-the push for every input, along the mean of the matrix's inputs, and the tensors are rounded again.
+that raised the log-odds of refusal openings by 0.14 nats on average over 72 prompts, harmful or not, although
+every tensor held 0.97 to 1.06 of its edit. As in data-free quantization (arXiv 1906.04721, section 4.2) the
+mean error is measured and taken off; these matrices have no bias to put it into, so the same amount is taken
+off the push for every input, along the mean of the matrix's inputs, and the tensors are rounded again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rosi_edge.draft import Draft
 from rosi_edge.evaluation.behaviour import RequestSets
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.progress import SILENT, Advance, Progress
-from rosi_edge.runtime.engine import Engine, ask
+from rosi_edge.runtime.engine import Engine, ask, edits_applied
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -65,20 +65,14 @@ def measure_exact(
     engine: Engine, sets: RequestSets, edits: Sequence[RankOneEdit], progress: Progress = SILENT
 ) -> ExactEffect:
     """The effect of edits at full strength; the engine runs without them afterwards."""
-    groups = [sets.harmful, sets.harmless, *([sets.sounds_harmful] if sets.sounds_harmful else [])]
-    texts = tuple(text for group in groups for text in group.take(_PROMPTS).texts)
+    texts = tuple(text for group in sets.groups for text in group.take(_PROMPTS).texts)
     positive = len(sets.harmful.take(_PROMPTS))
     prompts = engine.encode([ask(text) for text in texts])
     with progress.stage("Measuring the exact edit", 2 * len(prompts)) as advance:
         engine.apply({})
         before = engine.next_token_logprobs(prompts, advance=advance)
-        handle = engine.load_edits(edits)
-        try:
-            engine.apply({handle: 1.0})
+        with edits_applied(engine, edits):
             after = engine.next_token_logprobs(prompts, advance=advance)
-        finally:
-            engine.apply({})
-            engine.unload(handle)
     openings = _risen(before[:positive], after[:positive])
     log_odds = _log_odds(after, openings)
     gain = float((log_odds - _log_odds(before, openings))[:positive].mean())

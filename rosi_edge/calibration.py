@@ -20,7 +20,7 @@ from rosi_edge.injection.edits import RankOneEdit, tensor_and_expert
 from rosi_edge.models.architectures import WriteMatrix
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.prompts import PromptSet
-from rosi_edge.runtime.engine import Engine, Tokens, ask
+from rosi_edge.runtime.engine import Engine, Tokens, ask, edits_applied
 from rosi_edge.runtime.taps import Positions, Tapped, TapRequest
 
 Float32 = npt.NDArray[np.float32]
@@ -79,7 +79,7 @@ def calibrate(
             without it, in which they will be used, and cost a second pass then.
         separated: told of each layer's separation as it is known.
     """
-    groups = (sets.harmful, sets.harmless, *([sets.sounds_harmful] if sets.sounds_harmful else ()))
+    groups = sets.groups
     prompts = engine.encode([ask(text) for group in groups for text in group.texts])
     members = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
     within = np.concatenate([np.arange(len(group)) for group in groups])
@@ -247,11 +247,8 @@ def read_responses(
     request = TapRequest(inputs=tuple(calibration.inputs.tensors), last=POSITIONS, half=True)
     with progress.stage("Reading the edits' own effect", 2 * len(prompts)) as advance:
         before = engine.capture(prompts, request, advance=advance)
-        handle = engine.load_edits(edits)
-        engine.apply({handle: strength})
-        after = engine.capture(prompts, request, advance=advance)
-        engine.apply({})
-        engine.unload(handle)
+        with edits_applied(engine, edits, strength):
+            after = engine.capture(prompts, request, advance=advance)
     responses = {}
     for name in calibration.inputs.names:
         # Edits may send a token to another expert than before.

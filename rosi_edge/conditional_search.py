@@ -47,7 +47,7 @@ from rosi_edge.injection.profile import Profile, Setting, conditional_edits
 from rosi_edge.models.architectures import WriteMatrix
 from rosi_edge.models.weights import Weights
 from rosi_edge.progress import SILENT, Progress
-from rosi_edge.runtime.engine import EditHandle, Engine
+from rosi_edge.runtime.engine import EditHandle, Engine, edits_applied
 from rosi_edge.search import FrontierPoint, LayerTrial, SearchResult
 
 Float32 = npt.NDArray[np.float32]
@@ -75,7 +75,6 @@ _VISIBLE = 0.025
 """Nats of divergence from which on a strength is one to start from, however much more is allowed."""
 _SEARCH = 2
 """Raised when a search tries other settings or strengths: it does not go on in an older one's journal."""
-_MOST_RACES = 20
 _STRONGER = 1.12
 """Next strength to ask for real answers, after one that kept the constraints with little divergence left."""
 _MOST_STRONGER = 2.0
@@ -303,7 +302,7 @@ class _Search:
         self._calibration = calibration
         self._directions = {candidate.name: candidate for candidate in directions}
         self._sets = sets
-        self._groups = [sets.harmful, sets.harmless, *([sets.sounds_harmful] if sets.sounds_harmful else [])]
+        self._groups = sets.groups
         self._judge = judge
         self._options = options
         self._progress = progress
@@ -415,13 +414,8 @@ class _Search:
     def _applied(self, setting: Setting) -> Iterator[_Applied]:
         """The setting's edits, active at its strength until the end."""
         edits = self._edits(setting)
-        handle = self._engine.load_edits(edits)
-        try:
-            self._engine.apply({handle: setting.strength})
+        with edits_applied(self._engine, edits, setting.strength) as handle:
             yield _Applied(handle, edits)
-        finally:
-            self._engine.apply({})
-            self._engine.unload(handle)
 
     def _score(self, setting: Setting) -> _Point:
         with self._applied(setting):
@@ -749,12 +743,9 @@ def _as_tried(point: FrontierPoint) -> Tried:
 def _ask(study: optuna.Study) -> optuna.Trial:
     """The next trial. A starting point that waits in a shared study may be taken and finished by another
     process between Optuna's finding it and taking it."""
-    for _ in range(_MOST_RACES):
-        try:
+    while True:
+        with suppress(UpdateFinishedTrialError):
             return study.ask()
-        except UpdateFinishedTrialError:
-            continue
-    return study.ask()
 
 
 def _done(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:

@@ -70,14 +70,14 @@ def declare(
     rounding: str,
     names: Sequence[str],
     edits: Sequence[RankOneEdit],
-    asked: Sequence[RankOneEdit] | None = None,
+    asked: Sequence[RankOneEdit],
 ) -> dict[str, NewValue]:
     """The metadata of a declaration, with blanks where its hashes will stand.
 
     Args:
         names: the edited tensors.
         edits: at full strength; one or more for each of ``names``.
-        asked: what the rounding is asked for instead, with the same outputs; None for the edits.
+        asked: what the rounding is asked for, one for each of ``edits`` and with its output; mostly the same.
 
     Raises:
         UnsupportedModelError: there are more numbers in them than a file's metadata may hold.
@@ -110,7 +110,7 @@ def declare(
         f"{PREFIX}outputs": np.concatenate(vectors, dtype=np.float32),
         f"{PREFIX}inputs": np.concatenate([edit.input for edit in edits], dtype=np.float32),
     }
-    if asked is not None:
+    if any(edit is not wanted for edit, wanted in zip(edits, asked, strict=True)):
         metadata[f"{PREFIX}asked_inputs"] = np.concatenate([edit.input for edit in asked], dtype=np.float32)
     if any(edit.expert is not None for edit in edits):
         metadata[f"{PREFIX}expert_of"] = [-1 if edit.expert is None else edit.expert for edit in edits]

@@ -554,7 +554,7 @@ class HardeningSession:
                 min_delivered=self.options.min_delivered if self.options.rounding == "grid" else None,
                 promotion=self.options.promotion,
                 compare=Requantize(self._importance) if self.options.compare_rounding else None,
-                declared=None if asked is edits else edits,
+                declared=edits,
                 progress=self.progress,
                 rounded=self.events.baked,
             )

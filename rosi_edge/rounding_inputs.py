@@ -77,8 +77,7 @@ def input_factors(
     """Second moments of every edited matrix's inputs at all positions, answers included; those at the ends of
     prompts count more. An expert that none of them is sent to is taken to get the inputs that its edits are
     for."""
-    groups = [sets.harmful, sets.harmless, *([sets.sounds_harmful] if sets.sounds_harmful else [])]
-    texts = [text for group in groups for text in group.take(_FACTOR_PROMPTS).texts]
+    texts = [text for group in sets.groups for text in group.take(_FACTOR_PROMPTS).texts]
     prompts = engine.encode([ask(text) for text in texts])
     pushes = {name: np.stack([edit.input for edit in its]) for name, its in by_matrix(edits).items()}
     experts = {edit.matrix for edit in edits if edit.expert is not None}

@@ -19,7 +19,7 @@ from rosi_edge.injection.profile import conditional_edits
 from rosi_edge.models.architectures import WriteMatrix
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.progress import SILENT, Progress
-from rosi_edge.runtime.engine import Engine
+from rosi_edge.runtime.engine import Engine, edits_applied
 
 _KL = 0.05
 """Nats at which the effects of samples are compared: each edit gets the strength that costs about this."""
@@ -104,12 +104,9 @@ def study_calibration(
             chosen = next(candidate for candidate in directions if candidate.name == setting.direction)
             layer = chosen.layer
             vectors.append(chosen.vector)
-            handle = engine.load_edits(conditional_edits(file, candidates, keys, chosen.vector, setting))
-            try:
+            edits = conditional_edits(file, candidates, keys, chosen.vector, setting)
+            with edits_applied(engine, edits, setting.strength) as handle:
                 scores.append(at_equal_divergence(engine, scorer, handle, setting.strength))
-            finally:
-                engine.apply({})
-                engine.unload(handle)
         cosines = [float(a @ b) for a, b in combinations(vectors, 2)]
         results.append(
             SizeResult(

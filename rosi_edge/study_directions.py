@@ -20,7 +20,7 @@ from rosi_edge.injection.profile import conditional_edits
 from rosi_edge.models.architectures import WriteMatrix
 from rosi_edge.models.weights import Weights
 from rosi_edge.progress import SILENT, Progress
-from rosi_edge.runtime.engine import Engine
+from rosi_edge.runtime.engine import Engine, edits_applied
 from rosi_edge.study import at_equal_divergence
 
 _RIDGE = 0.01
@@ -136,12 +136,8 @@ def _measure(
     strength: float,
     used: Sequence[FurtherDirection],
 ) -> DirectionsResult:
-    handle = engine.load_edits(edits)
-    try:
+    with edits_applied(engine, edits, strength) as handle:
         return _result(at_equal_divergence(engine, scorer, handle, strength), used)
-    finally:
-        engine.apply({})
-        engine.unload(handle)
 
 
 def _result(score: FirstTokenScore, used: Sequence[FurtherDirection]) -> DirectionsResult:

@@ -279,7 +279,7 @@ def transfer(
                 metadata=_metadata(inspection, found, options),
                 min_delivered=options.min_delivered if options.rounding == "grid" else None,
                 promotion=options.promotion,
-                declared=None if asked is found.edits else found.edits,
+                declared=found.edits,
                 progress=progress,
             )
 

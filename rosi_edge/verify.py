@@ -388,8 +388,8 @@ class _Verifier(Findings):
     def _check_hashes(self, file: GgufFile, declared: DeclaredTensor) -> None:
         if not declared.sha256:
             return
-        if sha256_of_bytes(file.read_tensor(declared.name)) != declared.sha256:
-            self.fail("hashes", f"{declared.name} was changed after it was written")
+        if problem := _changed_since(file, declared):
+            self.fail("hashes", problem)
         if sha256_of_bytes(self._base.read_tensor(declared.name)) != declared.base_sha256:
             self.fail("hashes", f"{declared.name} of the base is not what the edit was made from")
         self._passed("hashes")
@@ -613,10 +613,13 @@ def own_problem(file: GgufFile, declaration: Declaration) -> str | None:
     whoever changes a file on purpose can write these hashes anew."""
     if problem := seal_problem(file):
         return problem
-    for tensor in declaration.tensors:
-        if sha256_of_bytes(file.read_tensor(tensor.name)) != tensor.sha256:
-            return f"{tensor.name} was changed after it was written"
-    return None
+    return next(filter(None, (_changed_since(file, tensor) for tensor in declaration.tensors)), None)
+
+
+def _changed_since(file: GgufFile, declared: DeclaredTensor) -> str | None:
+    if sha256_of_bytes(file.read_tensor(declared.name)) == declared.sha256:
+        return None
+    return f"{declared.name} was changed after it was written"
 
 
 def seal_problem(file: GgufFile) -> str | None:

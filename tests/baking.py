@@ -10,6 +10,7 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType
 from tiny_gguf import write_tiny_llama
 
+from rosi_edge.bake import bake
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.models.architectures import write_matrices
 from rosi_edge.models.gguf_file import GgufFile
@@ -62,3 +63,22 @@ def rounding(wanted: Sequence[RankOneEdit]) -> GridRounding:
 def probes(wanted: Sequence[RankOneEdit]) -> dict[str, Float32]:
     """Other inputs than the rounding has seen."""
     return {edit.matrix: inputs(len(edit.input), 200, 2) for edit in wanted}
+
+
+def baked(
+    file: GgufFile,
+    target: Path,
+    wanted: Sequence[RankOneEdit],
+    declared: Sequence[RankOneEdit] | None = None,
+) -> Path:
+    """``target``, a model file with the edits rounded onto its grids."""
+    bake(
+        file,
+        target,
+        wanted,
+        rounding=rounding(wanted),
+        probes=probes(wanted),
+        metadata={},
+        declared=declared,
+    )
+    return target

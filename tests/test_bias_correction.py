@@ -14,7 +14,7 @@ import pytest
 from fake_engine import prompt_set
 from gguf import GGMLQuantizationType as T
 
-from rosi_edge.bake import BakedTensor, bake
+from rosi_edge.bake import BakedTensor
 from rosi_edge.bias_correction import ExactEffect, bake_corrected, corrected, measure_exact
 from rosi_edge.declaration import MOST_CORRECTION, PREFIX, read_declaration
 from rosi_edge.draft import Draft
@@ -174,15 +174,7 @@ def test_a_corrected_file_passes_and_still_declares_the_edit(tmp_path: Path, kin
         seen = {edit.matrix: baking.inputs(len(edit.input), 100, 4) + np.float32(0.1) for edit in edits}
         asked = corrected(edits, seen, 0.1)
         assert all(not np.array_equal(a.input, b.input) for a, b in zip(edits, asked, strict=True))
-        bake(
-            file,
-            target,
-            asked,
-            rounding=baking.rounding(asked),
-            probes=baking.probes(asked),
-            metadata={},
-            declared=edits,
-        )
+        baking.baked(file, target, asked, declared=edits)
         found = verify(target, file)
         assert found.passed, found.problems
     with GgufFile.open(target) as file:
@@ -195,20 +187,22 @@ def test_a_corrected_file_passes_and_still_declares_the_edit(tmp_path: Path, kin
             np.testing.assert_array_equal(theirs.input, told.input)
 
 
+def test_a_file_that_needed_no_correction_declares_the_edit_once(tmp_path: Path) -> None:
+    source, target = baking.model(tmp_path / "base.gguf", T.Q4_K), tmp_path / "out.gguf"
+    with GgufFile.open(source) as file:
+        edits = baking.edits(file)
+        baking.baked(file, target, corrected(edits, {}, 0.0), declared=edits)
+        assert verify(target, file).passed
+    with GgufFile.open(target) as file:
+        assert f"{PREFIX}asked_inputs" not in file.metadata
+
+
 def test_a_file_may_not_be_asked_for_another_edit_than_it_declares(tmp_path: Path) -> None:
     source, target = baking.model(tmp_path / "base.gguf", T.Q4_K), tmp_path / "out.gguf"
     with GgufFile.open(source) as file:
         edits = baking.edits(file)
         asked = [edit.scaled(-1.0) for edit in edits]
-        bake(
-            file,
-            target,
-            asked,
-            rounding=baking.rounding(asked),
-            probes=baking.probes(asked),
-            metadata={},
-            declared=edits,
-        )
+        baking.baked(file, target, asked, declared=edits)
         found = verify(target, file)
     assert not found.passed
     assert any("another edit than the declared one" in problem for problem in found.problems)
@@ -217,9 +211,7 @@ def test_a_file_may_not_be_asked_for_another_edit_than_it_declares(tmp_path: Pat
 def test_corrected_inputs_of_a_wrong_length_are_a_contradiction(tmp_path: Path) -> None:
     source, target = baking.model(tmp_path / "base.gguf", T.Q4_K), tmp_path / "out.gguf"
     with GgufFile.open(source) as file:
-        edits = baking.edits(file)
-        rounding, probes = baking.rounding(edits), baking.probes(edits)
-        bake(file, target, edits, rounding=rounding, probes=probes, metadata={})
+        baking.baked(file, target, baking.edits(file))
     hostile = tmp_path / "hostile.gguf"
     with GgufFile.open(target) as file:
         rewrite(

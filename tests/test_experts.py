@@ -313,8 +313,9 @@ def test_a_stack_keeps_its_type_whatever_promotion_is_allowed(tmp_path: Path) ->
 
 def test_more_than_a_file_can_declare_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rosi_edge.declaration.MAX_ARRAY_ELEMENTS", 1000)
+    edits = some_edits((0, 1))
     with pytest.raises(UnsupportedModelError, match="1024 numbers, and a file can declare 1000"):
-        declare("grid", [STACK], some_edits((0, 1)))
+        declare("grid", [STACK], edits, edits)
 
 
 # --- the whole path ------------------------------------------------------------------------------------

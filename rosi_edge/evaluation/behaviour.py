@@ -27,6 +27,12 @@ class RequestSets:
     harmless: PromptSet
     sounds_harmful: PromptSet | None = None
 
+    @property
+    def groups(self) -> tuple[PromptSet, ...]:
+        """The sets that there are: harmful, harmless, sounding harmful."""
+        every = (self.harmful, self.harmless, self.sounds_harmful)
+        return tuple(group for group in every if group is not None)
+
 
 @dataclass(frozen=True)
 class Judged:

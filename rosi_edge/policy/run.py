@@ -69,12 +69,10 @@ def check(
     return run.report()
 
 
-def could_not_start(
-    model: Checked, policy: Policy, error: RosiEdgeError, rules: tuple[Rule, ...] = STATIC_RULES
-) -> CheckReport:
+def could_not_start(model: Checked, policy: Policy, error: RosiEdgeError) -> CheckReport:
     """The report on a file that there is not, or whose base cannot be read: no rule could run."""
-    run = _Run(model, policy, None, CheckOptions(), rules)
-    run.not_started(error)
+    run = _Run(model, policy, None, CheckOptions(), STATIC_RULES)
+    run.stopped_by(error)
     return run.report()
 
 
@@ -119,19 +117,17 @@ class _Run:
         if not self._finished:
             self._notes.append("the file was changed while it was being checked")
 
-    def not_started(self, error: RosiEdgeError) -> None:
-        for rule in self._rules:
-            if (severity := rule.severity(self._policy)) != "off":
-                finding = could_not_run(error.message, error.remedy)
-                self._add(rule.id, rule.title, severity, finding, 0.0)
-        self._figures_could_not_run(error)
-
     def cut_short(self, error: TimeLimitError) -> None:
         self._finished = False
         self._notes.append(str(error))
+        self.stopped_by(error)
+
+    def stopped_by(self, error: RosiEdgeError) -> None:
+        """What has no result yet could not run."""
+        done = {result.id for result in self._results}
         for rule in self._rules:
             severity = rule.severity(self._policy)
-            if severity != "off" and not any(result.id == rule.id for result in self._results):
+            if severity != "off" and rule.id not in done:
                 self._add(rule.id, rule.title, severity, could_not_run(error.message, error.remedy), 0.0)
         self._figures_could_not_run(error)
 

@@ -6,7 +6,8 @@ one only has to implement ``Engine``; prompts → activations → direction → 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -230,3 +231,17 @@ class StoppableEngine(Engine, Protocol):
         ...
 
     def __enter__(self) -> StoppableEngine: ...
+
+
+@contextmanager
+def edits_applied(
+    engine: Engine, edits: Sequence[RankOneEdit], strength: float = 1.0
+) -> Iterator[EditHandle]:
+    """Edits that are active until the end, and no others; afterwards none are."""
+    handle = engine.load_edits(edits)
+    try:
+        engine.apply({handle: strength})
+        yield handle
+    finally:
+        engine.apply({})
+        engine.unload(handle)

@@ -10,7 +10,6 @@ import pytest
 from gguf import GGMLQuantizationType
 from tiny_gguf import CHATML, write_tiny_llama
 
-from rosi_edge.bake import bake
 from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.policy.model import Policy, parse_policy
@@ -122,8 +121,7 @@ def test_a_hardened_file_without_its_base(tmp_path: Path) -> None:
     source, target = baking.model(tmp_path / "base.gguf", GGMLQuantizationType.Q4_K), tmp_path / "out.gguf"
     with GgufFile.open(source) as file:
         edits = baking.edits(file)
-        rounding, probes = baking.rounding(edits), baking.probes(edits)
-        bake(file, target, edits, rounding=rounding, probes=probes, metadata={})
+        baking.baked(file, target, edits)
     assert status(run(target), "RE108") is Status.PASSED
     assert "not compared" in message(run(target), "RE108")
     proven = "[hardening]\nproven = true"

@@ -38,9 +38,10 @@ class HardeningTrue:
                 "it claims to be hardened and does not declare its edit",
                 "Harden the base again with this version",
             )
-        if subject.base is None:
-            from rosi_edge.verify import own_problem
+        # Not at the top: what verify needs takes a while to load, and most files declare nothing.
+        from rosi_edge.verify import own_problem, verify
 
+        if subject.base is None:
             if problem := own_problem(subject.file, declaration):
                 return failed(problem, "Do not trust what it says; harden the base again")
             if subject.policy.hardening.proven:
@@ -50,8 +51,6 @@ class HardeningTrue:
                 "not compared, as no base was given",
                 tensors=len(declaration.tensors),
             )
-        from rosi_edge.verify import verify
-
         found = verify(subject.file.path, subject.base, progress=subject.progress)
         if not found.passed:
             return failed(
