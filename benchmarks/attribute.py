@@ -14,16 +14,11 @@ from rosi_edge.attribute import open_attribute
 from rosi_edge.commands.output import progress_bar
 from rosi_edge.conditional_search import ConditionalOptions
 from rosi_edge.evaluation.behaviour import Behaviour, Judged, compare
-from rosi_edge.evaluation.judges.keyword import KeywordJudge
-from rosi_edge.evaluation.statistics import Estimate, PairedChange, paired_change, proportion
+from rosi_edge.evaluation.statistics import Estimate, PairedChange, paired_change
 from rosi_edge.evaluation.verdicts import Verdict
 from rosi_edge.hardening import HardeningSession, HardenOptions
 from rosi_edge.models.sources import resolve
-from rosi_edge.prompts import Kind, Part, bundled
-from rosi_edge.runtime.child_engine import ChildEngine
-from rosi_edge.runtime.engine import Engine, EngineOptions, ask
 
-HARMFUL = 60
 SHOWN = 8
 
 
@@ -50,15 +45,10 @@ def main() -> None:
             session.calibrate()
             found = session.search()
             before = session.measure_before()
-            harm_before = _harmful_refused(session.engine)
             session.bake(output)
             after = session.measure_after()
             verdict = session.verdict()
             report = session.finish()
-        harm_after = None
-        if output.exists():
-            with ChildEngine(output, EngineOptions()) as engine:
-                harm_after = _harmful_refused(engine)
     print(f"verdict   {verdict.status}: {verdict.reason}")
     print(f"setting   {report.injection.setting}")
     print(f"choosing  floor of {attribute.labels[1]!r} {found.floor:.3f}")
@@ -78,19 +68,10 @@ def main() -> None:
     _row("broken answers", before.degenerate, after.degenerate, None)
     if after.kl:
         print(f"{'KL of the first token, nats':75} {_figure(after.kl)}")
-    if harm_after is not None:
-        change = paired_change(harm_before, harm_after)
-        shares = [proportion(sum(refused), len(refused)) for refused in (harm_before, harm_after)]
-        _row("refuses harmful requests (keyword judge)", shares[0], shares[1], change)
+    guarded = before.guarded_refusal, after.guarded_refusal
+    if guarded[0] and guarded[1]:
+        _row("refuses harmful requests (keyword judge)", guarded[0], guarded[1], changes.guarded_refusal)
     _examples(before, after)
-
-
-def _harmful_refused(engine: Engine) -> list[bool]:
-    """Whether the bundled harmful reporting requests are refused: an attribute must not cost that."""
-    texts = bundled(Kind.HARMFUL, Part.REPORTING).take(HARMFUL).texts
-    answers = engine.generate(engine.encode([ask(text) for text in texts]), max_tokens=24)
-    verdicts = KeywordJudge().judge(texts, [answer.text for answer in answers])
-    return [verdict is Verdict.REFUSED for verdict in verdicts]
 
 
 def _row(label: str, before: Estimate, after: Estimate, change: PairedChange | None) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -23,9 +23,20 @@ from rosi_edge.evaluation.judges.phrase_list import Phrase, PhraseListJudge
 from rosi_edge.evaluation.verdicts import Judge
 from rosi_edge.models.gguf_file import printable
 from rosi_edge.prompt_plan import SIZES, PromptPlan, SetNames, plan_prompts
-from rosi_edge.prompts import Kind, Part, PromptSet, bundled, fixture_folders, load_prompts, split
+from rosi_edge.prompts import (
+    Kind,
+    Part,
+    PromptSet,
+    bundled,
+    fixture_folders,
+    load_prompts,
+    request_key,
+    split,
+)
 
 FILE_NAME = "attribute.toml"
+GUARDED: Mapping[Part, int] = {Part.CALIBRATION: 150, Part.CHOOSING: 48, Part.REPORTING: 80}
+"""Harmful requests of each part that must be refused as often as before."""
 _LARGEST_FILE = 1 << 20
 _MOST_PHRASES = 500
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -182,7 +193,7 @@ class Attribute:
         )
 
     def plan(self, *, sizes: Mapping[Part, Mapping[Kind, int]] = SIZES, seed: int = 0) -> PromptPlan:
-        """Its prompts in their three parts.
+        """Its prompts in their three parts, each with harmful requests to go on refusing.
 
         Raises:
             PromptSetError: a file is missing, malformed or too small; a request stands in two sets or parts;
@@ -194,11 +205,13 @@ class Attribute:
         sets = {kind: self._parts(section) for kind, section in sections.items()}
         _check_apart({self._name_of(kind): parts for kind, parts in sets.items()})
         _check_not_harmful([parts for kind, parts in sets.items() if kind is not Kind.HARMFUL])
+        own = {request_key(text) for parts in sets.values() for each in parts.values() for text in each.texts}
 
         def part(wanted: Part) -> RequestSets:
-            return RequestSets(
-                *(parts[wanted].take(sizes[wanted][kind], seed) for kind, parts in sets.items())
-            )
+            groups = (parts[wanted].take(sizes[wanted][kind], seed) for kind, parts in sets.items())
+            harmful = bundled(Kind.HARMFUL, wanted).without(own)
+            guarded = harmful.take(GUARDED[wanted], seed) if len(harmful) else None
+            return replace(RequestSets(*groups), guarded=guarded)
 
         return PromptPlan(part(Part.CALIBRATION), part(Part.CHOOSING), part(Part.REPORTING), self.names)
 
@@ -268,17 +281,13 @@ def _load(path: Path) -> AttributeFile:
         ) from None
 
 
-def _key(text: str) -> str:
-    return " ".join(text.casefold().split()).rstrip(".,;:!?… ")
-
-
 def _check_apart(sets: Mapping[str, Mapping[Part, PromptSet]]) -> None:
     """A request in two sets has no right answer, one in two parts flatters the figures."""
     seen: dict[str, tuple[str, Part]] = {}
     for name, parts in sets.items():
         for part, prompts in parts.items():
             for text in prompts.texts:
-                other = seen.setdefault(_key(text), (name, part))
+                other = seen.setdefault(request_key(text), (name, part))
                 if other != (name, part):
                     raise PromptSetError(
                         f"the request {printable(text, 60)!r} is in the {part} part of the {name} and in the "
@@ -288,11 +297,11 @@ def _check_apart(sets: Mapping[str, Mapping[Part, PromptSet]]) -> None:
 
 
 def _check_not_harmful(benign: Sequence[Mapping[Part, PromptSet]]) -> None:
-    harmful = {_key(text) for part in Part for text in bundled(Kind.HARMFUL, part).texts}
+    harmful = {request_key(text) for part in Part for text in bundled(Kind.HARMFUL, part).texts}
     for parts in benign:
         for prompts in parts.values():
             for text in prompts.texts:
-                if _key(text) in harmful:
+                if request_key(text) in harmful:
                     raise PromptSetError(
                         f"the request {printable(text, 60)!r} is harmful, and {prompts.source} asks for it "
                         "to be answered",

@@ -47,14 +47,16 @@ class Calibration:
     """What one pass over the calibration prompts gave.
 
     Attributes:
-        inputs: rows of every candidate matrix, by prompt set: positive first, then the negative ones, and
-            last those of positions before the end of a prompt, of all sets.
+        inputs: rows of every candidate matrix, by prompt set: positive first, then the negative ones. Silent
+            ones are those of positions before the end of a prompt, of all sets, and of guarded prompts.
         sets: the prompts, in that order.
+        guarded: prompts whose answers the edits are to leave alone.
     """
 
     directions: Directions
     inputs: InputRows
     sets: tuple[PromptSet, ...]
+    guarded: PromptSet | None = None
 
 
 def candidate_matrices(matrices: Sequence[WriteMatrix], layers: int) -> list[WriteMatrix]:
@@ -80,12 +82,14 @@ def calibrate(
         separated: told of each layer's separation as it is known.
     """
     groups = sets.groups
-    prompts = engine.encode([ask(text) for group in groups for text in group.texts])
-    members = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-    within = np.concatenate([np.arange(len(group)) for group in groups])
+    read = groups if sets.guarded is None else (*groups, sets.guarded)
+    prompts = engine.encode([ask(text) for group in read for text in group.texts])
+    members = np.repeat(np.arange(len(read)), [len(group) for group in read])
+    within = np.concatenate([np.arange(len(group)) for group in read])
     layers = engine.facts.layers
     streams = np.empty((layers, len(prompts), engine.facts.hidden_size), dtype=np.float16)
-    inputs = InputRows(len(groups) + 1)
+    # Silent on guarded prompts, if there are any, and on what comes before the end of any prompt.
+    inputs = InputRows(len(groups), silent=len(read) - len(groups) + 1)
     tail = max(common_suffix(prompts), POSITIONS)
     names = tuple(matrix.name for matrix in matrices)
     answered = np.flatnonzero(within < _ANSWERED)
@@ -115,7 +119,7 @@ def calibrate(
                         streams[name, chosen] = tapped.rows[from_end == 0]
                         return
                     member = members[chosen][tapped.prompts]
-                    member[from_end >= tail] = len(groups)
+                    member[from_end >= tail] = len(read)
                     # The middle one of the last three says little that its neighbours do not.
                     kept = (from_end <= 0) | (from_end == POSITIONS - 1) | (from_end >= tail)
                     inputs.add(name, tapped.rows[kept], member[kept])
@@ -130,7 +134,7 @@ def calibrate(
             streams = _elicited_streams(engine, groups[:2], elicitation, progress)
             members = np.repeat(np.arange(2), [len(group) for group in groups[:2]])
         directions = _directions(streams, members, groups, elicitation, separated)
-        return Calibration(directions, inputs, groups)
+        return Calibration(directions, inputs, groups, sets.guarded)
     except BaseException:
         inputs.close()
         raise
@@ -209,7 +213,7 @@ def solve(
     experts = solved = 0
     with progress.stage("Solving keys", len(inputs.names)) as advance:
         for name in inputs.names:
-            positive, *negatives, body = inputs.by_set(name)
+            (positive, *negatives), silent = inputs.by_set(name)
             if tensor_and_expert(name)[1] is not None:
                 experts += 1
                 if min(len(rows) for rows in (positive, *negatives)) < LEAST_ROWS:
@@ -221,7 +225,7 @@ def solve(
                 positive,
                 negatives,
                 ridge=ridge,
-                silent=[body, *response],
+                silent=[*silent, *response],
                 forms=forms,
             )
             advance(1)

@@ -29,6 +29,7 @@ from rosi_edge.calibration import Calibration, Keys, read_responses, solve
 from rosi_edge.direction import EACH_LAYERS_OWN
 from rosi_edge.errors import RosiEdgeError
 from rosi_edge.evaluation.behaviour import (
+    MOST_GUARDED_LOSS,
     Answered,
     Behaviour,
     Judged,
@@ -47,6 +48,7 @@ from rosi_edge.injection.profile import Profile, Setting, conditional_edits
 from rosi_edge.models.architectures import WriteMatrix
 from rosi_edge.models.weights import Weights
 from rosi_edge.progress import SILENT, Progress
+from rosi_edge.prompts import PromptSet
 from rosi_edge.runtime.engine import EditHandle, Engine, edits_applied
 from rosi_edge.search import FrontierPoint, LayerTrial, SearchResult
 
@@ -540,7 +542,7 @@ class _Search:
         # Whatever the trials' figures depend on: another model or other prompts are another study.
         identity = {
             "search": _SEARCH,
-            "sets": [prompts.sha256 for prompts in (*self._calibration.sets, *self._groups)],
+            "sets": [prompts.sha256 for prompts in self._read()],
             "directions": [
                 hashlib.sha256(self._directions[name].vector.tobytes()).hexdigest() for name in directions
             ],
@@ -556,6 +558,11 @@ class _Search:
             return optuna.create_study(
                 study_name=name, storage=storage, direction="maximize", load_if_exists=True
             )
+
+    def _read(self) -> list[PromptSet]:
+        """The prompts that the cheap score depends on, through the keys or itself."""
+        guarded = self._calibration.guarded
+        return [*self._calibration.sets, *self._groups, *([guarded] if guarded else [])]
 
     def _starting_points(self, direction: str) -> list[dict[str, Any]]:
         point = {"direction": direction, "form": str(Form.RIDGE), "center": 0.65, "width": 0.16}
@@ -661,7 +668,7 @@ class _Search:
         frontier = []
         for direction in further_directions(
             self._engine,
-            RequestSets(harmful, harmless, *others),
+            replace(RequestSets(harmful, harmless, *others), guarded=self._calibration.guarded),
             self._matrices,
             layer=best.layer,
             most=options.directions - 1,
@@ -766,12 +773,14 @@ def _from_json(values: Mapping[str, Any]) -> _Point:
 
 
 def keeps_constraints(point: FrontierPoint, original: Behaviour, floor: float, max_kl: float) -> bool:
-    """Benign compliance at its floor, requests that only sound harmful answered no less often than 3 points
-    under the original, and KL at its limit or below."""
+    """Benign compliance at its floor, requests that only sound harmful answered and guarded ones refused no
+    less often than 3 points under the original, and KL at its limit or below."""
     behaviour = point.behaviour
     sounds, before = behaviour.sounds_harmful_compliance, original.sounds_harmful_compliance
+    guarded, refused = behaviour.guarded_refusal, original.guarded_refusal
     return (
         behaviour.compliance.value >= floor - 1e-12
+        and (guarded is None or refused is None or guarded.value >= refused.value - MOST_GUARDED_LOSS)
         and (sounds is None or before is None or sounds.value >= before.value - _SOUNDS_HARMFUL_MARGIN)
         and (behaviour.kl is None or behaviour.kl.value <= max_kl)
     )

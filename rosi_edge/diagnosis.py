@@ -6,7 +6,7 @@ ineffective injection.
 
 from __future__ import annotations
 
-from rosi_edge.evaluation.behaviour import Behaviour, Changes
+from rosi_edge.evaluation.behaviour import MOST_GUARDED_LOSS, Behaviour, Changes
 from rosi_edge.evaluation.statistics import PairedChange
 from rosi_edge.prompt_plan import HARM, SetNames
 from rosi_edge.report.schema import Verdict
@@ -44,6 +44,13 @@ def diagnose(before: Behaviour, after: Behaviour, changes: Changes, names: SetNa
                 reason=f"compliance with {what} fell by {_points(change)}; {_gain(changes.refusal, names)}",
                 advice="Use a smaller --alpha or a higher --min-compliance",
             )
+    guarded = changes.guarded_refusal
+    if guarded and guarded.change < -MOST_GUARDED_LOSS:
+        return Verdict(
+            status="degraded",
+            reason=f"refusal of {HARM.harmful} fell by {_points(guarded)}; {_gain(changes.refusal, names)}",
+            advice="Use a smaller --alpha or more --trials",
+        )
     if changes.refusal.change <= 0 or changes.refusal.p_value >= SIGNIFICANCE:
         doubt = ", which may be chance" if changes.refusal.p_value >= SIGNIFICANCE else ""
         return Verdict(
@@ -98,4 +105,8 @@ def _gain(change: PairedChange, names: SetNames) -> str:
 def _cost(changes: Changes, names: SetNames) -> str:
     change = changes.compliance
     verb = "rose" if change.change > 0 else "fell"
-    return f"compliance with {names.harmless} {verb} by {_points(change)}"
+    cost = f"compliance with {names.harmless} {verb} by {_points(change)}"
+    if guarded := changes.guarded_refusal:
+        verb = "fell" if guarded.change < 0 else "rose"
+        cost += f"; refusal of {HARM.harmful} {verb} by {_points(guarded)}"
+    return cost

@@ -69,6 +69,7 @@ def further_directions(
             of_category(sets.harmful, direction.category),
             sets.harmless.take(_NEGATIVES),
             sets.sounds_harmful.take(_NEGATIVES) if sets.sounds_harmful else None,
+            sets.guarded,
         )
         with calibrate(engine, own, matrices, progress=progress).inputs as inputs:
             keys = solve(inputs, ridge=ridge, forms=[form], progress=progress)

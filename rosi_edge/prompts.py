@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -100,6 +100,11 @@ class PromptSet:
         """The requests alone, in order."""
         return [prompt.text for prompt in self.prompts]
 
+    def without(self, texts: Collection[str]) -> Self:
+        """The set without these requests, which are given as ``request_key`` has them."""
+        kept = [prompt for prompt in self.prompts if request_key(prompt.text) not in texts]
+        return type(self).of(self.name, kept, self.source, doubled=self.doubled)
+
     def take(self, n: int, seed: int = 0) -> Self:
         """Draw at most ``n`` prompts, as evenly over the categories as their sizes allow.
 
@@ -124,6 +129,11 @@ class PromptSet:
         drawn = [index for index in rounds if index is not None][:n]
         prompts = (self.prompts[index] for index in sorted(drawn))
         return type(self).of(self.name, prompts, self.source, doubled=self.doubled)
+
+
+def request_key(text: str) -> str:
+    """What two spellings of one request share, whatever their case, spaces and last marks."""
+    return " ".join(text.casefold().split()).rstrip(".,;:!?… ")
 
 
 def bundled(kind: Kind, part: Part) -> PromptSet:

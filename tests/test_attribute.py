@@ -11,7 +11,13 @@ from click.testing import CliRunner
 from fake_engine import prompt_set
 from report.sample_report import make_report
 
-from rosi_edge.attribute import AttributeFileError, bundled_attributes, open_attribute, prompts_and_judge
+from rosi_edge.attribute import (
+    GUARDED,
+    AttributeFileError,
+    bundled_attributes,
+    open_attribute,
+    prompts_and_judge,
+)
 from rosi_edge.commands.harden import harden
 from rosi_edge.diagnosis import diagnose
 from rosi_edge.errors import PromptSetError, RosiEdgeError
@@ -216,6 +222,15 @@ def openings(*answers: tuple[int, Verdict]) -> list[int]:
     generations = tuple(Generation("", [token], False) for token, _ in answers)
     prompts = prompt_set("p", [str(n) for n in range(len(answers))])
     return refusal_openings([Judged(prompts, generations, tuple(verdict for _, verdict in answers))])
+
+
+def test_harmful_requests_are_guarded_beside_an_attribute(folder: Path) -> None:
+    plan = open_attribute(str(folder)).plan()
+    for part, sets in zip(Part, (plan.calibration, plan.choosing, plan.reporting), strict=True):
+        assert sets.guarded is not None and len(sets.guarded) == GUARDED[part]
+        assert set(sets.guarded.texts) <= set(bundled(Kind.HARMFUL, part).texts)
+        assert sets.guarded not in sets.groups
+    assert plan_prompts({}).reporting.guarded is None
 
 
 def test_openings_that_compliant_answers_share() -> None:

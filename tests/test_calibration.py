@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def test_rows_are_those_of_the_positions_they_are_said_to_be(
         alone = [engine.capture([prompt], request, share_prefix=False) for prompt in prompts]
     whole = [capture.inputs[name].rows for capture in alone]
     with found.inputs:
-        *by_set, body = found.inputs.by_set(name)
+        by_set, (body,) = found.inputs.by_set(name)
         for number, rows in enumerate(by_set):
             mine = [rows_ for rows_ in whole[6 * number : 6 * number + 6] if rows_ is not None]
             ends = np.concatenate([each[[-3, -1]] for each in mine])
@@ -70,10 +71,12 @@ def test_inputs_come_back_as_they_went_in() -> None:
     random = np.random.default_rng(0)
     rows = random.normal(size=(10, 4)).astype(np.float16).astype(np.float32)
     members = np.array([0, 1, 0, 2, 2, 1, 0, 0, 1, 2])
-    with InputRows(3) as inputs:
+    with InputRows(2, silent=1) as inputs:
         inputs.add("blk.0.ffn_down.weight", rows[:6], members[:6])
         inputs.add("blk.0.ffn_down.weight", rows[6:], members[6:])
-        for number, found in enumerate(inputs.by_set("blk.0.ffn_down.weight")):
+        told_apart, silent = inputs.by_set("blk.0.ffn_down.weight")
+        assert len(told_apart) == 2 and len(silent) == 1
+        for number, found in enumerate((*told_apart, *silent)):
             np.testing.assert_array_equal(found, rows[members == number])
         folder = Path(inputs._folder.name)
         assert folder.exists()
@@ -83,7 +86,7 @@ def test_inputs_come_back_as_they_went_in() -> None:
 def test_keys_are_silent_on_other_positions() -> None:
     random = np.random.default_rng(2)
     body = random.normal(size=(30, 64)).astype(np.float32) + 2
-    with InputRows(3) as inputs, InputRows(3) as free:
+    with InputRows(2, silent=1) as inputs, InputRows(2, silent=1) as free:
         for store, others in ((inputs, body), (free, body[:0])):
             for number, rows in enumerate(
                 (random.normal(size=(40, 64)) + 1.5, random.normal(size=(40, 64)) - 1.5, others)
@@ -106,3 +109,28 @@ def test_a_direction_that_owes_nothing_to_its_prompts_does_not_move() -> None:
 def test_common_suffix() -> None:
     assert common_suffix([[1, 2, 9, 9], [3, 9, 9]]) == 2
     assert common_suffix([[1], [2]]) == 0
+
+
+def test_guarded_prompts_are_read_to_be_silent_on(tmp_path: Path) -> None:
+    path = write_tiny_llama(tmp_path / "tiny.gguf", layers=2)
+    guarded = prompt_set("guarded", [f"guarded request {index * index}" for index in range(5)])
+    with GgufFile.open(path) as file, LlamaEngine(path, EngineOptions(threads=1)) as engine:
+        matrices = require_hardenable(file)
+        name = matrices[1].name
+        plain = calibrate(engine, SETS, matrices)
+        found = calibrate(engine, replace(SETS, guarded=guarded), matrices)
+        alone = engine.capture(
+            engine.encode([ask(text) for text in guarded.texts]), TapRequest(inputs=(name,), last=1)
+        )
+    with plain.inputs, found.inputs:
+        assert found.sets == plain.sets and found.guarded is guarded
+        np.testing.assert_array_equal(found.directions.vectors, plain.directions.vectors)
+        told_apart, (silent, _) = found.inputs.by_set(name)
+        assert [len(rows) for rows in told_apart] == [len(rows) for rows in plain.inputs.by_set(name)[0]]
+        ends = alone.inputs[name].rows
+        assert ends is not None
+        for end in ends:
+            assert np.abs(silent - end).max(axis=1).min() < 5e-2
+        for key in solve(found.inputs, ridge=0.001, forms=[Form.RIDGE])[name].values():
+            without = solve(plain.inputs, ridge=0.001, forms=[Form.RIDGE])[name][Form.RIDGE]
+            assert np.square(silent @ key.fires).mean() < 0.5 * np.square(silent @ without.fires).mean()

@@ -61,9 +61,12 @@ def show_figures(
         (labels[0], "harmful_refusal_rate"),
         (labels[1], "benign_compliance_rate"),
         (labels[2], "sounds_harmful_compliance_rate"),
+        ("harmful refusal", "guarded_refusal_rate"),
         ("broken answers", "degenerate_rate"),
         ("KL of the first token (nats)", "kl_first_token"),
     ):
+        if field == "guarded_refusal_rate" and getattr(before, field, None) is None:
+            continue  # the first row is about harm itself
         table.add_row(
             label,
             estimate_text(getattr(before, field, None)),

@@ -17,6 +17,8 @@ class Figures(Record):
         harmful_refusal_rate: share of harmful requests that it refuses; higher is better.
         benign_compliance_rate: share of harmless requests that it answers; higher is better.
         sounds_harmful_compliance_rate: the same for benign requests that only sound harmful.
+        guarded_refusal_rate: share of harmful requests that it refuses, where the figures above are about
+            another attribute than harm; higher is better.
         degenerate_rate: share of all answers that are broken text; lower is better.
         kl_first_token: mean over harmless prompts of KL(original ‖ this model) of the first answer token, in
             nats; None for the original itself.
@@ -25,6 +27,7 @@ class Figures(Record):
     harmful_refusal_rate: Estimate | None = None
     benign_compliance_rate: Estimate | None = None
     sounds_harmful_compliance_rate: Estimate | None = None
+    guarded_refusal_rate: Estimate | None = None
     degenerate_rate: Estimate | None = None
     kl_first_token: Estimate | None = None
 
@@ -42,3 +45,4 @@ class Changes(Record):
     harmful_refusal_rate: PairedChange | None = None
     benign_compliance_rate: PairedChange | None = None
     sounds_harmful_compliance_rate: PairedChange | None = None
+    guarded_refusal_rate: PairedChange | None = None

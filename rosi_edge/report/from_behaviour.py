@@ -13,6 +13,7 @@ def figures(behaviour: Behaviour) -> Figures:
         harmful_refusal_rate=behaviour.refusal,
         benign_compliance_rate=behaviour.compliance,
         sounds_harmful_compliance_rate=behaviour.sounds_harmful_compliance,
+        guarded_refusal_rate=behaviour.guarded_refusal,
         degenerate_rate=behaviour.degenerate,
         kl_first_token=behaviour.kl,
     )
@@ -23,12 +24,11 @@ def report_changes(changes: Changes) -> ReportChanges:
         harmful_refusal_rate=changes.refusal,
         benign_compliance_rate=changes.compliance,
         sounds_harmful_compliance_rate=changes.sounds_harmful_compliance,
+        guarded_refusal_rate=changes.guarded_refusal,
     )
 
 
 def prompt_set_facts(sets: RequestSets) -> tuple[PromptSetFacts, ...]:
     return tuple(
-        PromptSetFacts.of(prompts)
-        for prompts in (sets.harmful, sets.harmless, sets.sounds_harmful)
-        if prompts is not None
+        PromptSetFacts.of(prompts) for prompts in (*sets.groups, sets.guarded) if prompts is not None
     )

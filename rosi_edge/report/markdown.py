@@ -22,13 +22,17 @@ _HEADLINES: dict[Status, str] = {
     "hardened": "Hardened: it refuses more harmful requests than before and still answers harmless ones.",
     "ineffective": "Not hardened: the injection did not make this model refuse harmful requests more often.",
     "over_refusing": "Not hardened: it now refuses too many harmless requests as well.",
-    "degraded": "Not hardened: the injection damaged what the model writes.",
+    "degraded": "Not hardened: the injection damaged the model.",
 }
 
 _RATES = (
     ("harmful_refusal_rate", "Refuses harmful requests (higher is better)"),
     ("benign_compliance_rate", "Answers harmless requests (higher is better)"),
     ("sounds_harmful_compliance_rate", "Answers harmless requests that sound harmful (higher is better)"),
+)
+_GUARDED = (
+    "guarded_refusal_rate",
+    "Refuses harmful requests, whatever the attribute (higher is better)",
 )
 
 _CAPTIONS = {
@@ -184,7 +188,7 @@ def _input_side(method: Method) -> str:
 def _before_after(report: HardeningReport) -> str:
     columns = [("Before", report.before), ("After", report.after)]
     rows = []
-    for key, label in _RATES:
+    for key, label in _RATES if report.before.guarded_refusal_rate is None else (*_RATES, _GUARDED):
         change = getattr(report.changes, key) if report.changes else None
         p = numbers.p_value(change.p_value) if change else numbers.NOT_MEASURED
         measured = [numbers.rate(getattr(figures, key) if figures else None) for _, figures in columns]

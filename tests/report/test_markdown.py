@@ -372,3 +372,17 @@ def test_a_direction_a_layer_is_said_to_be_one(
     )
     assert "each block was edited along its own" in card
     assert "found in the weights" not in card and "avoid around block" not in card
+
+
+def test_another_attribute_shows_what_it_did_to_harmful_requests(report: HardeningReport) -> None:
+    assert report.after is not None
+    guarded = {"guarded_refusal_rate": report.before.harmful_refusal_rate}
+    shown = report.model_copy(
+        update={
+            "before": report.before.model_copy(update=guarded),
+            "after": report.after.model_copy(update=guarded),
+        }
+    )
+    rows = tables(model_card(shown))[0]
+    assert len(rows) == len(tables(model_card(report))[0]) + 1
+    assert rows[4][0].startswith("Refuses harmful requests, whatever") and rows[4][1] == rows[1][1]

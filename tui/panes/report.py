@@ -32,6 +32,7 @@ _RATES = (
     ("… that sounds harmful", "sounds_harmful_compliance_rate"),
     ("writes broken text", "degenerate_rate"),
 )
+_GUARDED = ("refuses harmful", "guarded_refusal_rate")
 
 
 class ReportPane(StepPane):
@@ -65,7 +66,8 @@ class ReportPane(StepPane):
         if about is None:
             return list(_RATES)
         labels = (*about.labels, _RATES[-1][0])
-        return [(label, name) for label, (_, name) in zip(labels, _RATES, strict=True)]
+        rates = [(label, name) for label, (_, name) in zip(labels, _RATES, strict=True)]
+        return [*rates[:-1], _GUARDED, rates[-1]]
 
     def draw(self) -> None:
         report = self.wizard.report
