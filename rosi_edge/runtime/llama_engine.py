@@ -35,7 +35,6 @@ from rosi_edge.runtime.taps import (
     Capture,
     Positions,
     Reducer,
-    Tapped,
     TapRequest,
     Visit,
     places_in_order,
@@ -148,14 +147,7 @@ class LlamaEngine:
         advance: Advance | None = None,
     ) -> Capture:
         capture = Capture()
-
-        def keep(name: int | str, tapped: Tapped) -> None:
-            if isinstance(name, int):
-                capture.streams[name] = tapped
-            else:
-                capture.inputs[name] = tapped
-
-        self.capture_each(prompts, request, keep, share_prefix=share_prefix, advance=advance)
+        self.capture_each(prompts, request, capture.keep, share_prefix=share_prefix, advance=advance)
         return capture
 
     def capture_each(

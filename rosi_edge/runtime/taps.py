@@ -92,6 +92,13 @@ class Capture:
     streams: dict[int, Tapped] = field(default_factory=dict)
     inputs: dict[str, Tapped] = field(default_factory=dict)
 
+    def keep(self, name: int | str, tapped: Tapped) -> None:
+        """Take in what was read of one place, as ``Engine.capture_each`` hands it out."""
+        if isinstance(name, int):
+            self.streams[name] = tapped
+        else:
+            self.inputs[name] = tapped
+
     def stream_rows(self, block: int) -> Float32:
         """(rows, hidden) of the stream after ``block``; the capture must have kept rows."""
         rows = self.streams[block].rows

@@ -33,7 +33,7 @@ from rosi_edge.runtime.engine import (
     OnText,
     Tokens,
 )
-from rosi_edge.runtime.taps import Capture, Positions, Reducer, Tapped, TapRequest, Visit, reducer
+from rosi_edge.runtime.taps import Capture, Positions, Reducer, TapRequest, Visit, reducer
 
 try:
     import torch
@@ -189,14 +189,7 @@ class TorchEngine:
         advance: Advance | None = None,
     ) -> Capture:
         capture = Capture()
-
-        def keep(name: int | str, tapped: Tapped) -> None:
-            if isinstance(name, int):
-                capture.streams[name] = tapped
-            else:
-                capture.inputs[name] = tapped
-
-        self.capture_each(prompts, request, keep, share_prefix=share_prefix, advance=advance)
+        self.capture_each(prompts, request, capture.keep, share_prefix=share_prefix, advance=advance)
         return capture
 
     def capture_each(
