@@ -95,10 +95,12 @@ class FrontierPoint:
     def describe(self) -> str:
         behaviour = self.behaviour
         sounds = behaviour.sounds_harmful_compliance
+        guarded = behaviour.guarded_refusal
         parts = [
             f"refusal {behaviour.refusal.value:.3f}",
             f"benign compliance {behaviour.compliance.value:.3f}",
             *([f"sounding harmful {sounds.value:.3f}"] if sounds else []),
+            *([f"guarded refusal {guarded.value:.3f}"] if guarded else []),
             f"broken {behaviour.degenerate.value:.3f}",
             *([f"KL {behaviour.kl.value:.3f}"] if behaviour.kl else []),
         ]
