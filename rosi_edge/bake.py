@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
+from rosi_edge.ahead import Ahead
 from rosi_edge.declaration import declare, declare_results, sha256_of_bytes
 from rosi_edge.errors import RosiEdgeError, UnsupportedModelError
 from rosi_edge.injection.edits import (
@@ -33,7 +33,7 @@ from rosi_edge.injection.edits import (
 from rosi_edge.models.checkpoint import Checkpoint
 from rosi_edge.models.gguf_file import GgufFile, TensorInfo
 from rosi_edge.models.rewrite import NewValue, Retyped, rewrite
-from rosi_edge.progress import SILENT, Advance, Progress
+from rosi_edge.progress import SILENT, Progress
 from rosi_edge.quantization.codec import dequantize_rows, quantize
 from rosi_edge.quantization.promotion import NEVER, Promotion, types_to_try
 from rosi_edge.quantization.rounding import Rounding
@@ -51,9 +51,6 @@ _LEAST_AIM = 0.4
 """A first rounding that delivers less has lost the edit, and asking for more would not bring it back."""
 
 _AIM_TOLERANCE = 0.005
-
-_PATIENCE = 0.1
-"""Seconds between two looks at whether the listener wants to cancel."""
 
 
 def ignore_rounded(result: BakedTensor) -> None:
@@ -251,7 +248,7 @@ def rounding_ahead(
         threadpool_limits(1, "blas"),
         ThreadPoolExecutor(workers, "rounding") as pool,
     ):
-        ahead = _Ahead(
+        ahead = Ahead(
             pool, [partial(_bake_tensor, file, edits, settings) for edits in by_tensor.values()], workers
         )
 
@@ -300,44 +297,6 @@ def edits_by_tensor(
 
 def _in_order(by_tensor: Mapping[str, list[RankOneEdit]]) -> list[RankOneEdit]:
     return [edit for edits in by_tensor.values() for edit in edits]
-
-
-class _Ahead:
-    """Work done in the order it is asked for, a few pieces ahead of the asking.
-
-    No more than ``depth`` results are in memory, however slow the reader is.
-    """
-
-    def __init__(
-        self, pool: ThreadPoolExecutor, work: Sequence[Callable[[], RoundedTensor]], depth: int
-    ) -> None:
-        self._pool = pool
-        self._waiting = deque(work)
-        self._running: deque[Future[RoundedTensor]] = deque()
-        for _ in range(depth):
-            self._start()
-
-    def _start(self) -> None:
-        if self._waiting:
-            self._running.append(self._pool.submit(self._waiting.popleft()))
-
-    def next(self, advance: Advance) -> RoundedTensor:
-        future = self._running.popleft()
-        while True:
-            try:
-                work = future.result(timeout=_PATIENCE)
-                break
-            except TimeoutError:
-                if future.done():
-                    raise
-                advance(0)  # lets the listener cancel
-        self._start()
-        return work
-
-    def cancel(self) -> None:
-        self._waiting.clear()
-        for future in self._running:
-            future.cancel()
 
 
 class _CancelledError(Exception):

@@ -47,10 +47,10 @@ class Calibration:
     """What one pass over the calibration prompts gave.
 
     Attributes:
-        inputs: rows of every candidate matrix, by prompt set: positive first, then the negative ones. Silent
-            ones are those of positions before the end of a prompt, of all sets, and of guarded prompts.
-        sets: the prompts, in that order.
-        guarded: prompts whose answers the edits are to leave alone.
+        inputs: rows of every candidate matrix, by prompt set: positive first, then the negative ones, then
+            guarded ones if there are any. Silent are those of positions before the end of a prompt.
+        sets: the prompts, in that order, but for guarded ones.
+        guarded: prompts that must be refused no less than before.
     """
 
     directions: Directions
@@ -88,8 +88,7 @@ def calibrate(
     within = np.concatenate([np.arange(len(group)) for group in read])
     layers = engine.facts.layers
     streams = np.empty((layers, len(prompts), engine.facts.hidden_size), dtype=np.float16)
-    # Silent on guarded prompts, if there are any, and on what comes before the end of any prompt.
-    inputs = InputRows(len(groups), silent=len(read) - len(groups) + 1)
+    inputs = InputRows(len(read), silent=1)
     tail = max(common_suffix(prompts), POSITIONS)
     names = tuple(matrix.name for matrix in matrices)
     answered = np.flatnonzero(within < _ANSWERED)

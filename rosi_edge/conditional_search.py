@@ -70,6 +70,9 @@ _SCREENED = 3
 """Points asked the harmless prompts for each that may be asked everything."""
 _SHOWN = 2
 """Points asked everything even when all break the floor."""
+_BELOW_GUARDED = -0.2
+"""β of guarded requests: they are pushed a little along. Pushed away as benign ones are, or not at all, they
+were refused less often on the demo model: a direction of declining shares something with that of refusal."""
 _SAME_STRENGTH = 0.08
 """Strengths that differ by a smaller share are not worth another score."""
 _MOST_DOUBLINGS = 6
@@ -205,6 +208,7 @@ def default_setting(
     directions: Sequence[CandidateDirection],
     *,
     benign_sets: int,
+    guarded: bool = False,
     strength: float = 0.5,
 ) -> Setting:
     """Where a search starts: a plateau over the upper middle of the model.
@@ -212,14 +216,14 @@ def default_setting(
     Args:
         matrices: those that may be edited.
         layers: of the model.
-        benign_sets: how many sets of negative inputs the keys were solved with.
+        benign_sets: how many sets of benign inputs the keys were solved with.
+        guarded: whether they were solved with guarded ones besides.
     """
     center = float(np.clip(0.65 * layers, matrices[0].block, matrices[-1].block))
     plateau = Profile(center, max(0.16 * layers, 0.5))
     middle = min(directions, key=lambda candidate: abs(candidate.layer - _MIDDLE * layers))
-    return Setting(
-        middle.name, Form.RIDGE, plateau, plateau, below=(0.25, 0.1)[:benign_sets], strength=strength
-    )
+    below = (*(0.25, 0.1)[:benign_sets], *([_BELOW_GUARDED] if guarded else []))
+    return Setting(middle.name, Form.RIDGE, plateau, plateau, below=below, strength=strength)
 
 
 def check_storage(url: str) -> None:
@@ -376,6 +380,7 @@ class _Search:
             self._engine.facts.layers,
             list(self._directions.values()),
             benign_sets=len(self._groups) - 1,
+            guarded=self._calibration.guarded is not None,
             strength=self._options.strength or 0.5,
         )
 
@@ -567,6 +572,8 @@ class _Search:
     def _starting_points(self, direction: str) -> list[dict[str, Any]]:
         point = {"direction": direction, "form": str(Form.RIDGE), "center": 0.65, "width": 0.16}
         point |= {"shift": 0.0, "mlp width": 0.16, "mlp": 1.0, "below": 0.25, "below others": 0.1}
+        if self._calibration.guarded is not None:
+            point["below guarded"] = _BELOW_GUARDED
         # Benign requests that only sound harmful are the hard ones: pushed down further than the plain ones,
         # they take many of these along.
         hard = {"below": 0.25, "below others": 0.4}
@@ -593,12 +600,16 @@ class _Search:
                 trial.suggest_float("mlp width", 0.05, 0.25) * layers,
                 trial.suggest_float("mlp", 0.3, 1.7),
             ),
-            below=(
-                trial.suggest_float("below", 0.0, 0.7),
-                trial.suggest_float("below others", 0.0, 0.5),
-            )[: len(self._groups) - 1],
+            below=self._suggest_below(trial),
             strength=strength,
         )
+
+    def _suggest_below(self, trial: optuna.Trial) -> tuple[float, ...]:
+        benign = (trial.suggest_float("below", 0.0, 0.7), trial.suggest_float("below others", 0.0, 0.5))
+        below = benign[: len(self._groups) - 1]
+        if self._calibration.guarded is None:
+            return below
+        return (*below, trial.suggest_float("below guarded", -0.6, 0.0))
 
     # --- real answers ----------------------------------------------------------------------------------
 

@@ -111,7 +111,7 @@ def test_common_suffix() -> None:
     assert common_suffix([[1], [2]]) == 0
 
 
-def test_guarded_prompts_are_read_to_be_silent_on(tmp_path: Path) -> None:
+def test_guarded_prompts_are_a_set_of_their_own(tmp_path: Path) -> None:
     path = write_tiny_llama(tmp_path / "tiny.gguf", layers=2)
     guarded = prompt_set("guarded", [f"guarded request {index * index}" for index in range(5)])
     with GgufFile.open(path) as file, LlamaEngine(path, EngineOptions(threads=1)) as engine:
@@ -125,12 +125,15 @@ def test_guarded_prompts_are_read_to_be_silent_on(tmp_path: Path) -> None:
     with plain.inputs, found.inputs:
         assert found.sets == plain.sets and found.guarded is guarded
         np.testing.assert_array_equal(found.directions.vectors, plain.directions.vectors)
-        told_apart, (silent, _) = found.inputs.by_set(name)
+        (*told_apart, rows_of_guarded), _ = found.inputs.by_set(name)
         assert [len(rows) for rows in told_apart] == [len(rows) for rows in plain.inputs.by_set(name)[0]]
         ends = alone.inputs[name].rows
         assert ends is not None
         for end in ends:
-            assert np.abs(silent - end).max(axis=1).min() < 5e-2
-        for key in solve(found.inputs, ridge=0.001, forms=[Form.RIDGE])[name].values():
-            without = solve(plain.inputs, ridge=0.001, forms=[Form.RIDGE])[name][Form.RIDGE]
-            assert np.square(silent @ key.fires).mean() < 0.5 * np.square(silent @ without.fires).mean()
+            assert np.abs(rows_of_guarded - end).max(axis=1).min() < 5e-2
+        key = solve(found.inputs, ridge=0.001, forms=[Form.RIDGE])[name][Form.RIDGE]
+        without = solve(plain.inputs, ridge=0.001, forms=[Form.RIDGE])[name][Form.RIDGE]
+        answers, free = rows_of_guarded @ key.fires, rows_of_guarded @ without.fires
+        assert np.square(answers).mean() < 0.5 * np.square(free).mean()
+        # A negative β pushes them along.
+        assert (rows_of_guarded @ key.at((0.0, 0.0, -0.5))).mean() == pytest.approx(0.5, abs=0.2)

@@ -8,8 +8,12 @@ layers find what was ablated in some layers only, or differently from layer to l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from typing import Literal
 
@@ -21,6 +25,7 @@ from rosi_edge.abliteration.columns import sample_columns
 from rosi_edge.abliteration.confidence import confidence
 from rosi_edge.abliteration.spectrum import Bottom, bottom
 from rosi_edge.abliteration.windows import SlidingWindows, Window
+from rosi_edge.ahead import Ahead
 from rosi_edge.errors import ModelFileError
 from rosi_edge.models.architectures import WriteMatrix
 from rosi_edge.models.weights import Weights
@@ -41,6 +46,8 @@ _SMALL_HIDDEN = 2048
 _WORK = 2.0e12
 """Multiplications spent on Gram matrices at most; beyond it columns are sampled."""
 
+_MOST_WORKERS = 2
+"""Gram matrices made at once: each takes memory, and the sums and spectra are made beside them."""
 _COLUMNS_A_CHANNEL = 2.0
 """Columns that a Gram matrix needs for each channel, or its own smallest eigenvalues are near zero."""
 
@@ -126,11 +133,12 @@ def find_holes(
         progress.stage("Looking for holes in the weights", 2 * len(matrices)) as advance,
         # On a busy machine a library's threads spend ten times the work on waiting for each other.
         threadpool_limits(1, "blas"),
+        _grams_ahead(file, [matrix for group in groups for matrix in group], most) as grams,
     ):
         by_energy = {space: SlidingWindows() for space in spaces}
         by_noise = {space: SlidingWindows(_widest_by_noise(hidden)) for space in spaces}
         for group in groups:
-            for space, (energy, noise) in _sum_group(file, group, spaces, most, advance).items():
+            for space, (energy, noise) in _sum_group(file, group, grams, spaces, advance).items():
                 candidates += _lowest(by_energy[space].add(energy), space)
                 if noise is not None:
                     candidates += _lowest_by_noise(by_noise[space].add(noise), space)
@@ -188,28 +196,54 @@ def _groups(blocks: list[list[WriteMatrix]], hidden: int, most: int) -> list[lis
     return groups
 
 
+@dataclass(frozen=True)
+class _Gram:
+    """W Wᵀ of one matrix's sampled columns, (hidden, hidden), and what rounding adds to its diagonal."""
+
+    gram: Float32
+    noise: Float64 | None
+
+
+@contextmanager
+def _grams_ahead(file: Weights, matrices: Sequence[WriteMatrix], most: int) -> Iterator[Ahead[_Gram]]:
+    """The matrices' Gram matrices, made by threads while others are summed."""
+    workers = min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
+    with ThreadPoolExecutor(workers, "gram") as pool:
+        ahead = Ahead(pool, [partial(_gram, file, matrix, most) for matrix in matrices], workers)
+        try:
+            yield ahead
+        except BaseException:
+            ahead.cancel()
+            raise
+
+
+def _gram(file: Weights, matrix: WriteMatrix, most: int) -> _Gram:
+    sample = sample_columns(file, matrix, most)
+    with np.errstate(over="ignore"):
+        gram = sample.weights @ sample.weights.T
+    if not np.isfinite(np.trace(gram)):
+        raise ModelFileError(
+            f"{matrix.name} holds weights too large to compute with", "Get the file from its maker again"
+        )
+    return _Gram(gram, sample.noise)
+
+
 def _sum_group(
     file: Weights,
     group: Sequence[WriteMatrix],
+    grams: Ahead[_Gram],
     spaces: Sequence[Space],
-    most: int,
     advance: Advance,
 ) -> dict[Space, tuple[Window, Window | None]]:
     """The group's Gram matrices summed twice: by energy (each with a mean of 1 a direction), and by noise (in
     units of what rounding leaves), None where a type's rounding is not known."""
     sums: dict[Space, tuple[Window, Window | None]] = {}
     for matrix in group:
-        sample = sample_columns(file, matrix, most)
-        with np.errstate(over="ignore"):
-            gram = sample.weights @ sample.weights.T
-        if not np.isfinite(np.trace(gram)):
-            raise ModelFileError(
-                f"{matrix.name} holds weights too large to compute with", "Get the file from its maker again"
-            )
+        made = grams.next(advance)
         for space in spaces:
             gain = _gain(file, matrix) if space == "stream" else None
-            scaled = gram if gain is None else _scaled(gram, gain)
-            noise = sample.noise if gain is None or sample.noise is None else sample.noise * gain**2
+            scaled = made.gram if gain is None else _scaled(made.gram, gain)
+            noise = made.noise if gain is None or made.noise is None else made.noise * gain**2
             energy = float(np.trace(scaled, dtype=np.float64)) / len(scaled)
             one = _weighted(matrix.block, scaled, noise, energy)
             other = None if noise is None else _weighted(matrix.block, scaled, noise, float(noise.mean()))

@@ -47,7 +47,7 @@ class Setting:
 
     Attributes:
         direction: the name of a candidate direction, such as ``layer 15``.
-        below: β for each set of negative inputs.
+        below: β for each set of inputs but the positive one; negative where they are to be pushed along.
         strength: α.
         further: the categories whose own directions are injected besides, each by keys of its own.
     """
