@@ -35,7 +35,7 @@ from rosi_edge.prompts import (
 )
 
 FILE_NAME = "attribute.toml"
-GUARDED: Mapping[Part, int] = {Part.CALIBRATION: 150, Part.CHOOSING: 48, Part.REPORTING: 80}
+GUARDED: Mapping[Part, int] = {Part.CALIBRATION: 150, Part.CHOOSING: 80, Part.REPORTING: 80}
 """Harmful requests of each part that must be refused as often as before."""
 _LARGEST_FILE = 1 << 20
 _MOST_PHRASES = 500
