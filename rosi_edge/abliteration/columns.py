@@ -108,6 +108,6 @@ def _rounding_noise(data: Bytes, weights: Float32, kind: gguf.GGMLQuantizationTy
     except UnsupportedModelError:
         return None
     noise = np.square(grid.step, dtype=np.float64).sum(axis=1) * (grid.width / 12.0)
-    energy = np.square(weights, dtype=np.float64).sum(axis=1)
+    energy = np.einsum("ij,ij->i", weights, weights, dtype=np.float64)
     found: Float64 = noise + _RELATIVE_FLOOR * energy.mean()
     return found

@@ -8,7 +8,6 @@ layers find what was ablated in some layers only, or differently from layer to l
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -46,8 +45,8 @@ _SMALL_HIDDEN = 2048
 _WORK = 2.0e12
 """Multiplications spent on Gram matrices at most; beyond it columns are sampled."""
 
-_MOST_WORKERS = 2
-"""Gram matrices made at once: each takes memory, and the sums and spectra are made beside them."""
+_WORKERS = 2
+"""Threads that make Gram matrices: each takes memory, and sums and spectra are made beside them."""
 _COLUMNS_A_CHANNEL = 2.0
 """Columns that a Gram matrix needs for each channel, or its own smallest eigenvalues are near zero."""
 
@@ -206,10 +205,9 @@ class _Gram:
 
 @contextmanager
 def _grams_ahead(file: Weights, matrices: Sequence[WriteMatrix], most: int) -> Iterator[Ahead[_Gram]]:
-    """The matrices' Gram matrices, made by threads while others are summed."""
-    workers = min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
-    with ThreadPoolExecutor(workers, "gram") as pool:
-        ahead = Ahead(pool, [partial(_gram, file, matrix, most) for matrix in matrices], workers)
+    """The matrices' Gram matrices, made by threads while those before are summed."""
+    with ThreadPoolExecutor(_WORKERS, "gram") as pool:
+        ahead = Ahead(pool, [partial(_gram, file, matrix, most) for matrix in matrices], _WORKERS)
         try:
             yield ahead
         except BaseException:
@@ -245,14 +243,23 @@ def _sum_group(
             scaled = made.gram if gain is None else _scaled(made.gram, gain)
             noise = made.noise if gain is None or made.noise is None else made.noise * gain**2
             energy = float(np.trace(scaled, dtype=np.float64)) / len(scaled)
-            one = _weighted(matrix.block, scaled, noise, energy)
-            other = None if noise is None else _weighted(matrix.block, scaled, noise, float(noise.mean()))
-            if space in sums:
-                first, second = sums[space]
-                one, other = first + one, None if second is None or other is None else second + other
-            sums[space] = one, other
+            first, second = sums.get(space, (None, None))
+            by_noise = noise is not None and (first is None or second is not None)
+            first = _added(first, _weighted(matrix.block, scaled, noise, energy))
+            if noise is not None and by_noise:
+                second = _added(second, _weighted(matrix.block, scaled, noise, float(noise.mean())))
+            sums[space] = first, second if by_noise else None
         advance(1)
     return sums
+
+
+def _added(sum_: Window | None, more: Window) -> Window:
+    """Their sum, in the place of the first: these matrices are large."""
+    if sum_ is None:
+        return more
+    np.add(sum_.gram, more.gram, out=sum_.gram)
+    noise = None if sum_.noise is None or more.noise is None else sum_.noise + more.noise
+    return Window((sum_.layers[0], more.layers[1]), sum_.gram, noise, sum_.matrices + more.matrices)
 
 
 def _scaled(gram: Float32, scale: Float64) -> Float32:
