@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="demo")
     parser.add_argument("attribute", nargs="?", default="unknowable")
     parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--layer", type=int, help="That of the direction; the best one otherwise.")
     parser.add_argument("--max-kl", type=float, default=0.10)
     arguments = parser.parse_args()
     attribute = open_attribute(arguments.attribute)
@@ -36,7 +37,9 @@ def main() -> None:
         paper=False,
         # Figures are wanted whatever the verdict; the file goes with its folder.
         force=True,
-        conditional=ConditionalOptions(trials=arguments.trials, max_kl=arguments.max_kl),
+        conditional=ConditionalOptions(
+            trials=arguments.trials, max_kl=arguments.max_kl, layer=arguments.layer
+        ),
     )
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder, progress_bar() as progress:
         output = Path(folder) / "out.gguf"
