@@ -38,6 +38,8 @@ def show(renderable: Any) -> None:
 def estimate_text(figure: Estimate | None) -> str:
     if figure is None:
         return "–"
+    if figure.n == 1 and figure.low == figure.high:
+        return f"{figure.value:.3f}  (n=1)"  # one value has no interval
     return f"{figure.value:.3f}  ({figure.low:.3f} to {figure.high:.3f}, n={figure.n})"
 
 
