@@ -16,14 +16,26 @@ _PATIENCE = 0.1
 
 
 class Ahead(Generic[T]):
-    """No more than ``depth`` results are in memory, however slow the reader is."""
+    """A context manager; at its end nothing more is started, and what runs is waited for.
 
-    def __init__(self, pool: ThreadPoolExecutor, work: Sequence[Callable[[], T]], depth: int) -> None:
-        self._pool = pool
+    Args:
+        name: of the threads.
+        workers: how many there are; no more results than that are in memory, however slow the reader is.
+    """
+
+    def __init__(self, name: str, workers: int, work: Sequence[Callable[[], T]]) -> None:
+        self._pool = ThreadPoolExecutor(workers, name)
         self._waiting = deque(work)
         self._running: deque[Future[T]] = deque()
-        for _ in range(depth):
+        for _ in range(workers):
             self._start()
+
+    def __enter__(self) -> Ahead[T]:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._waiting.clear()
+        self._pool.shutdown(cancel_futures=True)
 
     def _start(self) -> None:
         if self._waiting:
@@ -46,9 +58,3 @@ class Ahead(Generic[T]):
                 advance(0)
         self._start()
         return done
-
-    def cancel(self) -> None:
-        """Start nothing more."""
-        self._waiting.clear()
-        for future in self._running:
-            future.cancel()

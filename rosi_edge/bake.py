@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -246,11 +245,12 @@ def rounding_ahead(
         progress.stage("Rounding tensors", len(by_tensor)) as advance,
         # Each thread multiplies on its own: a library's threads would wait for each other.
         threadpool_limits(1, "blas"),
-        ThreadPoolExecutor(workers, "rounding") as pool,
+        Ahead(
+            "rounding",
+            workers,
+            [partial(_bake_tensor, file, edits, settings) for edits in by_tensor.values()],
+        ) as ahead,
     ):
-        ahead = Ahead(
-            pool, [partial(_bake_tensor, file, edits, settings) for edits in by_tensor.values()], workers
-        )
 
         def following() -> RoundedTensor:
             work = ahead.next(advance)
@@ -263,7 +263,6 @@ def rounding_ahead(
             yield following
         except BaseException:
             settings.stop.set()
-            ahead.cancel()
             raise
 
 

@@ -8,9 +8,7 @@ layers find what was ablated in some layers only, or differently from layer to l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
@@ -132,7 +130,9 @@ def find_holes(
         progress.stage("Looking for holes in the weights", 2 * len(matrices)) as advance,
         # On a busy machine a library's threads spend ten times the work on waiting for each other.
         threadpool_limits(1, "blas"),
-        _grams_ahead(file, [matrix for group in groups for matrix in group], most) as grams,
+        Ahead(
+            "gram", _WORKERS, [partial(_gram, file, matrix, most) for group in groups for matrix in group]
+        ) as grams,
     ):
         by_energy = {space: SlidingWindows() for space in spaces}
         by_noise = {space: SlidingWindows(_widest_by_noise(hidden)) for space in spaces}
@@ -203,18 +203,6 @@ class _Gram:
     noise: Float64 | None
 
 
-@contextmanager
-def _grams_ahead(file: Weights, matrices: Sequence[WriteMatrix], most: int) -> Iterator[Ahead[_Gram]]:
-    """The matrices' Gram matrices, made by threads while those before are summed."""
-    with ThreadPoolExecutor(_WORKERS, "gram") as pool:
-        ahead = Ahead(pool, [partial(_gram, file, matrix, most) for matrix in matrices], _WORKERS)
-        try:
-            yield ahead
-        except BaseException:
-            ahead.cancel()
-            raise
-
-
 def _gram(file: Weights, matrix: WriteMatrix, most: int) -> _Gram:
     sample = sample_columns(file, matrix, most)
     with np.errstate(over="ignore"):
@@ -235,7 +223,8 @@ def _sum_group(
 ) -> dict[Space, tuple[Window, Window | None]]:
     """The group's Gram matrices summed twice: by energy (each with a mean of 1 a direction), and by noise (in
     units of what rounding leaves), None where a type's rounding is not known."""
-    sums: dict[Space, tuple[Window, Window | None]] = {}
+    by_energy: dict[Space, Window | None] = {}
+    by_noise: dict[Space, Window | None] = {}
     for matrix in group:
         made = grams.next(advance)
         for space in spaces:
@@ -243,23 +232,19 @@ def _sum_group(
             scaled = made.gram if gain is None else _scaled(made.gram, gain)
             noise = made.noise if gain is None or made.noise is None else made.noise * gain**2
             energy = float(np.trace(scaled, dtype=np.float64)) / len(scaled)
-            first, second = sums.get(space, (None, None))
-            by_noise = noise is not None and (first is None or second is not None)
-            first = _added(first, _weighted(matrix.block, scaled, noise, energy))
-            if noise is not None and by_noise:
-                second = _added(second, _weighted(matrix.block, scaled, noise, float(noise.mean())))
-            sums[space] = first, second if by_noise else None
+            _take_in(by_energy, space, _weighted(matrix.block, scaled, noise, energy))
+            unit = 0.0 if noise is None else float(noise.mean())
+            _take_in(by_noise, space, None if noise is None else _weighted(matrix.block, scaled, noise, unit))
         advance(1)
-    return sums
+    return {space: (window, by_noise[space]) for space, window in by_energy.items() if window is not None}
 
 
-def _added(sum_: Window | None, more: Window) -> Window:
-    """Their sum, in the place of the first: these matrices are large."""
-    if sum_ is None:
-        return more
-    np.add(sum_.gram, more.gram, out=sum_.gram)
-    noise = None if sum_.noise is None or more.noise is None else sum_.noise + more.noise
-    return Window((sum_.layers[0], more.layers[1]), sum_.gram, noise, sum_.matrices + more.matrices)
+def _take_in(sums: dict[Space, Window | None], space: Space, more: Window | None) -> None:
+    """What is not known of one matrix is not known of the sum."""
+    if space not in sums or more is None:
+        sums[space] = more
+    elif (before := sums[space]) is not None:
+        sums[space] = before.take_in(more)
 
 
 def _scaled(gram: Float32, scale: Float64) -> Float32:

@@ -34,6 +34,12 @@ class Window:
             (self.layers[0], later.layers[1]), self.gram + later.gram, noise, self.matrices + later.matrices
         )
 
+    def take_in(self, later: Window) -> Window:
+        """Their sum in the place of this one's matrix, which is used up: these are large."""
+        noise = None if self.noise is None or later.noise is None else self.noise + later.noise
+        np.add(self.gram, later.gram, out=self.gram)
+        return Window((self.layers[0], later.layers[1]), self.gram, noise, self.matrices + later.matrices)
+
 
 class SlidingWindows:
     """Windows of 1, 2, 4, … groups of layers, each half a window after the last, and one of all layers.
