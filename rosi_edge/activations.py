@@ -25,14 +25,10 @@ class InputRows:
     """Rows by matrix and prompt set, as float16 in a temporary folder. A context manager.
 
     A matrix is named as ``RankOneEdit.matrix`` is: every expert of a stack has rows of its own.
-
-    Args:
-        sets: how many prompt sets keys are to tell apart.
-        silent: how many sets of rows follow that keys are to be silent on.
     """
 
-    def __init__(self, sets: int, silent: int = 0) -> None:
-        self._told_apart, self._sets = sets, sets + silent
+    def __init__(self, sets: int) -> None:
+        self._sets = sets
         self._folder = tempfile.TemporaryDirectory(prefix="rosi-edge-inputs-")
         self._parts: dict[str, list[Path]] = {}
 
@@ -68,16 +64,15 @@ class InputRows:
             np.savez(file, rows=np.clip(rows, -largest, largest).astype(np.float16), members=members)
         parts.append(path)
 
-    def by_set(self, name: str) -> tuple[list[Float32], list[Float32]]:
-        """The rows of one matrix, (n, columns) a set: those to tell apart, and those to be silent on."""
+    def by_set(self, name: str) -> list[Float32]:
+        """The rows of one matrix, (n, columns) a prompt set."""
         found: Sequence[list[npt.NDArray[np.float16]]] = [[] for _ in range(self._sets)]
         for path in self._parts[name]:
             with np.load(path) as part:
                 rows, members = part["rows"], part["members"]
             for number in range(self._sets):
                 found[number].append(rows[members == number])
-        rows_by_set = [np.concatenate(parts).astype(np.float32) for parts in found]
-        return rows_by_set[: self._told_apart], rows_by_set[self._told_apart :]
+        return [np.concatenate(parts).astype(np.float32) for parts in found]
 
 
 class Places:

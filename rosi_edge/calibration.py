@@ -48,7 +48,8 @@ class Calibration:
 
     Attributes:
         inputs: rows of every candidate matrix, by prompt set: positive first, then the negative ones, then
-            guarded ones if there are any. Silent are those of positions before the end of a prompt.
+            guarded ones if there are any, and last those of positions before the end of a prompt, of all
+            sets.
         sets: the prompts, in that order, but for guarded ones.
         guarded: prompts that must be refused no less than before.
     """
@@ -88,7 +89,7 @@ def calibrate(
     within = np.concatenate([np.arange(len(group)) for group in read])
     layers = engine.facts.layers
     streams = np.empty((layers, len(prompts), engine.facts.hidden_size), dtype=np.float16)
-    inputs = InputRows(len(read), silent=1)
+    inputs = InputRows(len(read) + 1)
     tail = max(common_suffix(prompts), POSITIONS)
     names = tuple(matrix.name for matrix in matrices)
     answered = np.flatnonzero(within < _ANSWERED)
@@ -212,7 +213,7 @@ def solve(
     experts = solved = 0
     with progress.stage("Solving keys", len(inputs.names)) as advance:
         for name in inputs.names:
-            (positive, *negatives), silent = inputs.by_set(name)
+            positive, *negatives, body = inputs.by_set(name)
             if tensor_and_expert(name)[1] is not None:
                 experts += 1
                 if min(len(rows) for rows in (positive, *negatives)) < LEAST_ROWS:
@@ -224,7 +225,7 @@ def solve(
                 positive,
                 negatives,
                 ridge=ridge,
-                silent=[*silent, *response],
+                silent=[body, *response],
                 forms=forms,
             )
             advance(1)

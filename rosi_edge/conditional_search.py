@@ -548,7 +548,7 @@ class _Search:
         # Whatever the trials' figures depend on: another model or other prompts are another study.
         identity = {
             "search": _SEARCH,
-            "sets": [prompts.sha256 for prompts in self._read()],
+            "sets": [prompts.sha256 for prompts in self._scored_prompts()],
             "directions": [
                 hashlib.sha256(self._directions[name].vector.tobytes()).hexdigest() for name in directions
             ],
@@ -565,7 +565,7 @@ class _Search:
                 study_name=name, storage=storage, direction="maximize", load_if_exists=True
             )
 
-    def _read(self) -> list[PromptSet]:
+    def _scored_prompts(self) -> list[PromptSet]:
         """The prompts that the cheap score depends on, through the keys or itself."""
         guarded = self._calibration.guarded
         return [*self._calibration.sets, *self._groups, *([guarded] if guarded else [])]

@@ -92,7 +92,7 @@ def test_rows_of_experts_are_those_of_the_positions_they_are_said_to_be(
         for name in found.inputs.names:
             if tensor_and_expert(name)[0] != STACK:
                 continue
-            by_set, (body,) = found.inputs.by_set(name)
+            *by_set, body = found.inputs.by_set(name)
             count += sum(len(rows) for rows in by_set)
             for number, rows in enumerate(by_set):
                 for prompt in range(8 * number, 8 * number + 8):
@@ -120,7 +120,7 @@ def test_experts_with_few_inputs_get_no_key() -> None:
         return random.standard_normal((len(members), 6)).astype(np.float32), members
 
     enough = LEAST_ROWS
-    with InputRows(2, silent=1) as found:
+    with InputRows(3) as found:
         found.add("dense", *rows(1, 1, 0))
         found.add(f"{STACK}[0]", *rows(enough, enough, 0))
         found.add(f"{STACK}[1]", *rows(enough - 1, 50, 9))
