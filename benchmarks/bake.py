@@ -4,6 +4,8 @@ Parts, chosen with ``--only``: ``demo`` (delivered, noise against requantization
 edit, time), ``Q4_0``, ``Q3_K`` and ``Q2_K`` (the same model by llama.cpp's quantizer), ``large`` (a 7B-shaped
 file: time against ``cp``, memory, growth with the edited tensors). All files lie in a temporary folder.
 
+Tensors are rounded as ``rosi-edge harden`` does by default, with ``--promote auto``.
+
 The edit is a plain conditional one: along the direction of the layer three fifths up, in both write matrices
 of the upper half of the layers, keys by ridge regression; or that of ``--adapter FILE``.
 """
@@ -42,7 +44,6 @@ from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.sources import resolve
 from rosi_edge.progress import Advance
 from rosi_edge.prompt_plan import PromptPlan, plan_prompts
-from rosi_edge.quantization.promotion import NEVER
 from rosi_edge.runtime import llama_abi
 from rosi_edge.runtime.engine import EngineOptions, ask
 from rosi_edge.runtime.taps import TapRequest
@@ -137,6 +138,7 @@ def demo(
                 keep_logprobs=True,
             )
 
+        session.calibrate()
         original = behaviour()
         session.choose(_point(edits, original))
         session.apply(1.0)
@@ -206,14 +208,12 @@ def _session(
     few = RequestSets(prompts.reporting.harmful.take(4), prompts.reporting.harmless.take(4))
     options = HardenOptions(
         look=False,
-        min_delivered=0.0,
-        promotion=NEVER,
         compare_rounding=compare,
         stress=0,
         engine=EngineOptions(threads=threads),
     )
     session = HardeningSession(source, replace(prompts, reporting=few), KeywordJudge(), options, stages)
-    # The edits are given, so no direction is taken; only that none was elicited is written into the file.
+    # Only that none was elicited is written into the file, where nothing is calibrated.
     session.directions = Directions(np.zeros((0, 0), dtype=np.float32), (), 0, 0, None)
     return session
 
@@ -272,9 +272,11 @@ def _table(baked: Sequence[BakedTensor]) -> None:
     for tensor in baked:
         other = tensor.compared
         assert other is not None
+        what = f"  was {tensor.promoted_from}" if tensor.promoted_from else ""
+        what += "  other scales" if tensor.rescaled else ""
         print(
             f"  {tensor.name:28}{tensor.type:8}{tensor.delivered:10.3f}{other.delivered:12.3f}"
-            f"{tensor.noise:8.3f}{other.noise:12.3f}"
+            f"{tensor.noise:8.3f}{other.noise:12.3f}{what}"
         )
 
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 
 import gguf
@@ -34,7 +34,8 @@ from rosi_edge.models.gguf_file import GgufFile, TensorInfo
 from rosi_edge.models.rewrite import NewValue, Retyped, rewrite
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.quantization.codec import dequantize_rows, quantize
-from rosi_edge.quantization.promotion import NEVER, Promotion, types_to_try
+from rosi_edge.quantization.grid import can_rescale, grid_of, supported_grids
+from rosi_edge.quantization.promotion import AUTO, NEVER, Promotion, types_to_try
 from rosi_edge.quantization.rounding import Rounding
 
 Float32 = npt.NDArray[np.float32]
@@ -50,6 +51,14 @@ _LEAST_AIM = 0.4
 """A first rounding that delivers less has lost the edit, and asking for more would not bring it back."""
 
 _AIM_TOLERANCE = 0.005
+
+_MOST_NOISE = 4.0
+"""In parts of the edit. Whatever was delivered under more could not be told from nothing."""
+
+_LARGE_CHANGE = 1 / 32
+"""Of the range of codes, as root mean square over a matrix, and a step at least: a larger change runs into
+the ends of the range. On the demo model new scales then leave two thirds to an eighth of the noise; below,
+they bring nothing."""
 
 
 def ignore_rounded(result: BakedTensor) -> None:
@@ -85,6 +94,7 @@ class BakedTensor:
         delivered: see ``Figures``.
         noise: see ``Figures``.
         promoted_from: the type it had, if that could not hold the edit.
+        rescaled: whether its blocks got other scales, because the edit is larger than their steps.
         aim: how much of the edit was asked for, so that all of it arrives.
         compared: figures of the rounding that was asked for as a comparison.
     """
@@ -96,6 +106,7 @@ class BakedTensor:
     promoted_from: str | None = None
     aim: float = 1.0
     compared: Figures | None = None
+    rescaled: bool = False
 
 
 @dataclass(frozen=True)
@@ -188,11 +199,12 @@ def bake(
         if not names:
             return {}
         works = [done[name] for name in names]
-        aimed = {result.name: result.aim for work in works for result in work.baked}
+        baked = {result.name: result for work in works for result in work.baked}
         return declare_results(
             (work.base_sha256 for work in works),
             (work.sha256 for work in works),
-            (aimed[edit.matrix] for edit in asked),
+            (baked[edit.matrix].aim for edit in asked),
+            (baked[edit.matrix].rescaled for edit in asked),
         )
 
     with rounding_ahead(
@@ -307,8 +319,9 @@ def _bake_tensor(
 ) -> RoundedTensor:
     tensor = file.tensors[edits[0].tensor]
     old = file.read_tensor(tensor.name)
-    best: tuple[float, str] | None = None
+    best: BakedTensor | None = None
     codebook: UnsupportedModelError | None = None
+    most_noise = np.inf
     tried = 0
     for kind in _kinds(tensor, settings):
         try:
@@ -318,17 +331,28 @@ def _bake_tensor(
             codebook = codebook or error
             continue
         short = _short_of(work.baked, settings)
-        if short is None:
+        noise = max(result.noise for result in work.baked)
+        if short is None and noise <= most_noise:
             return work
+        if kind == tensor.type and settings.promotion == AUTO:
+            # Other weights than the edited ones are exact as they are; a larger type that rounds them anew
+            # may bring more noise than it saves.
+            most_noise = noise
+        short = short or max(work.baked, key=lambda result: result.noise)
         tried += 1
-        if best is None or short.delivered > best[0]:
-            best = (short.delivered, short.type)
+        if best is None or short.noise < best.noise:
+            best = short
     if best is None:
         assert codebook is not None
         raise codebook
-    also = "" if tried == 1 else f", and of {tried} types tried none delivers more than {best[1]}"
+    found = (
+        f"delivers only {best.delivered:.3f} of its edit"
+        if best.noise <= _MOST_NOISE
+        else f"would hold its edit under {best.noise:.0f} times as much noise"
+    )
+    also = "" if tried == 1 else f", and of {tried} types tried none serves better than {best.type}"
     raise UndeliveredError(
-        f"{tensor.name} ({tensor.type.name}) delivers only {best[0]:.3f} of its edit{also}",
+        f"{tensor.name} ({tensor.type.name}) {found}{also}",
         "Store such tensors in a larger type with --promote auto, or lower --min-delivered"
         if len(tensor.shape) == 2
         else "Use a file whose experts are stored in a larger type, or lower --min-delivered",
@@ -342,15 +366,17 @@ def _kinds(tensor: TensorInfo, settings: Settings) -> Iterator[gguf.GGMLQuantiza
 
 
 def _short_of(baked: Sequence[BakedTensor], settings: Settings) -> BakedTensor | None:
-    """The matrix that delivers least, if that is too little. An edit without any push lacks nothing. Experts
-    are measured on the few inputs that each gets, so of a stack of them the mean counts."""
+    """The matrix that delivers least, if that is too little or drowned in noise. An edit without any push
+    lacks nothing. Experts are measured on the few inputs that each gets, so of a stack of them the mean
+    counts."""
     pushed = [result for result in baked if result.delivered != 0 or result.noise != 0]
     if settings.min_delivered is None or not pushed:
         return None
     worst = min(pushed, key=lambda result: result.delivered)
     if tensor_and_expert(worst.name)[1] is not None:
-        worst = replace(worst, delivered=float(np.mean([result.delivered for result in pushed])))
-    return worst if worst.delivered < settings.min_delivered else None
+        mean_delivered = float(np.mean([result.delivered for result in pushed]))
+        return replace(worst, delivered=mean_delivered) if mean_delivered < settings.min_delivered else None
+    return worst if worst.delivered < settings.min_delivered or worst.noise > _MOST_NOISE else None
 
 
 def _attempt(
@@ -373,10 +399,14 @@ def _attempt(
     for name, its in by_matrix(edits).items():
         number = its[0].expert or 0
         blocks = _Blocks(tensor.type, matrices[number], kind, new[number], its, settings)
+        rescaled = kind == tensor.type and blocks.large_change()
+        blocks = replace(blocks, new_scales=rescaled or kind != tensor.type)
         figures, aim = blocks.round(settings.rounding)
         compared = None
-        if settings.compare is not None and kind == tensor.type:
-            other = replace(blocks, new=np.empty_like(blocks.new))
+        if settings.compare is not None and tensor.type in supported_grids():
+            # In the tensor's own type, whatever it gets.
+            old_rows = matrices[number]
+            other = _Blocks(tensor.type, old_rows, tensor.type, np.empty_like(old_rows), its, settings)
             compared, _ = other.round(settings.compare)
         baked.append(
             BakedTensor(
@@ -387,6 +417,7 @@ def _attempt(
                 None if kind == tensor.type else tensor.type.name,
                 aim,
                 compared,
+                rescaled,
             )
         )
     data = new.reshape(-1)
@@ -403,6 +434,27 @@ class _Blocks:
     new: Bytes
     edits: tuple[RankOneEdit, ...]
     settings: Settings
+    new_scales: bool = False
+
+    def large_change(self) -> bool:
+        """Whether the edits ask for more than the scales have room for, and the type can have other ones."""
+        if not self.settings.rounding.aims or not can_rescale(self.kind):
+            return False
+        columns = len(self.edits[0].input)
+        # As many rows as a chunk holds say enough of all.
+        some = slice(None, None, -(-len(self.old) * columns // _CHUNK_VALUES))
+        grid = grid_of(self.kind).read(np.ascontiguousarray(self.old[some]), columns)
+        change = self._change(some, 1.0).reshape(len(grid.step), -1, grid.width)
+        step = grid.step * np.float32(max(grid.values.gap, _LARGE_CHANGE * grid.values.range))
+        usable = np.isfinite(step) & (step != 0)
+        with np.errstate(over="ignore"):
+            moves = np.square(change).mean(axis=2)[usable] / np.square(step[usable])
+        return bool(len(moves)) and float(moves.mean()) > 1
+
+    def _change(self, part: slice, strength: float) -> Float32:
+        return reduce(
+            np.add, (replace(edit, output=edit.output[part]).delta(strength) for edit in self.edits)
+        )
 
     def round(self, rounding: Rounding) -> tuple[Figures, float]:
         """Fill the new rows; returns what arrived on the probes, and how much was asked for."""
@@ -429,15 +481,13 @@ class _Blocks:
             if self.settings.stop.is_set():
                 raise _CancelledError
             weights = dequantize_rows(self.old[part], columns, self.kind)
-            change = np.zeros_like(weights)
-            for edit in self.edits:
-                change += replace(edit, output=edit.output[part]).delta(strength)
+            change = self._change(part, strength)
             rows = replace(main, output=main.output[part])
-            if self.new_kind == self.kind:
+            if not self.new_scales:
                 told = rows if len(self.edits) > 1 else None
                 self.new[part] = rounding.round(name, self.kind, self.old[part], weights, change, told)
             else:
-                start = quantize(weights, self.new_kind).reshape(len(weights), -1)
+                start = quantize(weights + change, self.new_kind).reshape(len(weights), -1)
                 from_start = dequantize_rows(start, columns, self.new_kind)
                 change += weights - from_start
                 self.new[part] = rounding.round(name, self.new_kind, start, from_start, change, rows)

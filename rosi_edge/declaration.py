@@ -49,6 +49,7 @@ class Declaration:
         tensors: every edited tensor, in file order.
         edits: at full strength, in the order of their tensors.
         aims: for each edit, how much of it was asked for so that all of it arrives.
+        rescaled: for each edit, whether its matrix got other scales (``rosi_edge.bake.BakedTensor``).
         asked: what the rounding was asked for, edit by edit: the edits, but for what bias correction took
             off their push (``rosi_edge.bias_correction``).
     """
@@ -58,6 +59,7 @@ class Declaration:
     edits: tuple[RankOneEdit, ...]
     aims: tuple[float, ...]
     asked: tuple[RankOneEdit, ...]
+    rescaled: tuple[bool, ...]
 
 
 def near(edit: RankOneEdit, asked: RankOneEdit) -> bool:
@@ -115,18 +117,19 @@ def declare(
     if any(edit.expert is not None for edit in edits):
         metadata[f"{PREFIX}expert_of"] = [-1 if edit.expert is None else edit.expert for edit in edits]
     blank = [_BLANK_HASH] * len(names)
-    return metadata | declare_results(blank, blank, [1.0] * len(edits))
+    return metadata | declare_results(blank, blank, [1.0] * len(edits), [False] * len(edits))
 
 
 def declare_results(
-    base_sha256: Iterable[str], sha256: Iterable[str], aims: Iterable[float]
+    base_sha256: Iterable[str], sha256: Iterable[str], aims: Iterable[float], rescaled: Iterable[bool]
 ) -> dict[str, NewValue]:
     """What is known after the rounding: the hashes of the tensors' old and new bytes, in the order of the
-    names, and how much was asked for of each edit."""
+    names, how much was asked for of each edit, and whether its matrix got other scales."""
     return {
         f"{PREFIX}base_sha256": list(base_sha256),
         f"{PREFIX}sha256": list(sha256),
         f"{PREFIX}aims": [float(aim) for aim in aims],
+        f"{PREFIX}rescaled": [int(each) for each in rescaled],
     }
 
 
@@ -159,6 +162,12 @@ def read_declaration(file: GgufFile) -> Declaration | None:
     aims = _array(file, "aims").values()
     if len(aims) != len(edits) or not all(isinstance(aim, float) and 0 < aim < 10 for aim in aims):
         raise _contradiction(file)
+    # Files of earlier versions do not say; all their scales stayed.
+    rescaled: Sequence[int] = [0] * len(edits)
+    if f"{PREFIX}rescaled" in file.metadata:
+        rescaled = _numbers(file, "rescaled")
+    if len(rescaled) != len(edits) or not set(rescaled) <= {0, 1}:
+        raise _contradiction(file)
     asked = edits
     if f"{PREFIX}asked_inputs" in file.metadata:
         inputs = _vector(file, "asked_inputs")
@@ -167,7 +176,7 @@ def read_declaration(file: GgufFile) -> Declaration | None:
             raise _contradiction(file)
         parts = np.split(inputs, ends[:-1])
         asked = tuple(replace(edit, input=part) for edit, part in zip(edits, parts, strict=True))
-    return Declaration(rounding, tensors, edits, tuple(aims), asked)
+    return Declaration(rounding, tensors, edits, tuple(aims), asked, tuple(map(bool, rescaled)))
 
 
 def _edits(file: GgufFile, names: Sequence[str]) -> list[RankOneEdit]:

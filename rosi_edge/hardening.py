@@ -29,7 +29,7 @@ from rosi_edge.conditional_search import (
     direction_candidates,
     search_conditional,
 )
-from rosi_edge.diagnosis import LITTLE_REFUSAL, diagnose, nothing_to_choose
+from rosi_edge.diagnosis import LITTLE_REFUSAL, costs_refusals, diagnose, nothing_to_choose
 from rosi_edge.direction import DEFAULT_ELICITATION, Directions, extract_directions
 from rosi_edge.draft import Draft, bake_draft, checked_place
 from rosi_edge.errors import OutputError, RosiEdgeError, UnsupportedModelError
@@ -531,7 +531,8 @@ class HardeningSession:
             )
             factors: Mapping[str, InputFactor] = {}
             if self.options.rounding == "grid":
-                factors = input_factors(self.engine, self._prompts.calibration, edits, self.progress)
+                known = None if self._calibration is None else self._calibration.inputs
+                factors = input_factors(self.engine, self._prompts.calibration, edits, self.progress, known)
                 self._rounding = GridRounding(factors)
             else:
                 self._rounding = Requantize(self._importance)
@@ -649,7 +650,7 @@ class HardeningSession:
         corrections = [] if self.correction is None else [self.correction.describe()]
         written: OutputFile | None = None
         if self._draft is not None:
-            if verdict.status == "hardened" or self.options.force:
+            if verdict.status == "hardened" or (self.options.force and not self._costs_refusals()):
                 written = self._draft.output_file(self.progress)
                 if self.options.adapter is not None:
                     # At the chosen strength, so that llama.cpp's `--lora FILE` is the very edit.
@@ -695,6 +696,11 @@ class HardeningSession:
                 command=self.options.command,
             )
         )
+
+    def _costs_refusals(self) -> bool:
+        if self.before is None or self.after is None:
+            return False
+        return costs_refusals(compare(self.before, self.after).guarded_refusal)
 
     def _drop_draft(self) -> None:
         if self._draft is not None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from rosi_edge.activations import Places
+from rosi_edge.activations import InputRows, Places
 from rosi_edge.calibration import POSITIONS
 from rosi_edge.evaluation.behaviour import RequestSets
 from rosi_edge.injection.edits import RankOneEdit, by_matrix
@@ -18,10 +18,13 @@ from rosi_edge.runtime.taps import Positions, Tapped, TapRequest
 
 Float32 = npt.NDArray[np.float32]
 
-_PROBE_PROMPTS = 48
+_PROBE_PROMPTS = 64
 _FACTOR_PROMPTS = 56
 _FACTOR_ANSWER = 6
-_FACTOR_RANK = 128
+_FACTOR_RANK = 256
+_FACTOR_VALUES = 1 << 21
+"""Of a factor, at most, but for 128 directions: 8 MiB for every edited matrix."""
+_KNOWN_VALUES = 1 << 24
 _DECIDING = np.float32(3.0)
 """How much larger the inputs at the last positions of a prompt count, where it is decided how the answer
 begins. On the demo model fewer tensors then need a larger type, and the file is nearer the exact edit."""
@@ -35,8 +38,9 @@ def unseen_inputs(
     engine: Engine, sets: RequestSets, edits: Sequence[RankOneEdit], progress: Progress = SILENT
 ) -> tuple[dict[str, Float32], dict[str, Float32]]:
     """Inputs of edited matrices, (n, columns) each: one half to measure what arrived, the other to correct
-    the rounding by. They are those at the last prompt token; where experts are edited, which get only some of
-    the tokens, those at all positions. Experts that got hardly any are left out; see ``stand_ins``.
+    the rounding by, of other prompts. They are those at the last positions, which the edits are made for;
+    where experts are edited, which get only some of the tokens, those at all positions. Experts that got
+    hardly any are left out; see ``stand_ins``.
 
     Args:
         sets: prompts that the edits were not fitted to.
@@ -47,16 +51,22 @@ def unseen_inputs(
     experts = {edit.matrix for edit in edits if edit.expert is not None}
     positions = Positions.ALL if experts else Positions.LAST
     with progress.stage("Reading inputs of write matrices", len(prompts)) as advance:
-        capture = engine.capture(prompts, TapRequest(inputs=wanted, positions=positions), advance=advance)
+        request = TapRequest(inputs=wanted, positions=positions, last=POSITIONS)
+        capture = engine.capture(prompts, request, advance=advance)
     edited = by_matrix(edits)
-    rows = {
-        name: tapped.rows
-        for name, tapped in capture.inputs.items()
-        if tapped.rows is not None
-        and name in edited
-        and (name not in experts or tapped.count >= _LEAST_PROBES)
-    }
-    return {name: r[::2] for name, r in rows.items()}, {name: r[1::2] for name, r in rows.items()}
+    probes, aims = {}, {}
+    for name, tapped in capture.inputs.items():
+        if tapped.rows is None or name not in edited:
+            continue
+        if name in experts and tapped.count < _LEAST_PROBES:
+            continue
+        assert tapped.prompts is not None
+        odd = tapped.prompts % 2 == 1
+        if not odd.any() or odd.all():
+            # An expert that a single prompt was sent to.
+            odd = np.arange(tapped.count) % 2 == 1
+        probes[name], aims[name] = tapped.rows[~odd], tapped.rows[odd]
+    return probes, aims
 
 
 def stand_ins(
@@ -72,11 +82,20 @@ def stand_ins(
 
 
 def input_factors(
-    engine: Engine, sets: RequestSets, edits: Sequence[RankOneEdit], progress: Progress = SILENT
+    engine: Engine,
+    sets: RequestSets,
+    edits: Sequence[RankOneEdit],
+    progress: Progress = SILENT,
+    known: InputRows | None = None,
 ) -> dict[str, InputFactor]:
     """Second moments of every edited matrix's inputs at all positions, answers included; those at the ends of
     prompts count more. An expert that none of them is sent to is taken to get the inputs that its edits are
-    for."""
+    for.
+
+    Args:
+        known: rows at the ends of more prompts, which calibration has read already; the last of its sets,
+            earlier positions, is left out. On the demo model a sixth to a third less noise remains.
+    """
     texts = [text for group in sets.groups for text in group.take(_FACTOR_PROMPTS).texts]
     prompts = engine.encode([ask(text) for text in texts])
     pushes = {name: np.stack([edit.input for edit in its]) for name, its in by_matrix(edits).items()}
@@ -90,11 +109,18 @@ def input_factors(
         assert isinstance(name, str) and tapped.rows is not None
         assert tapped.prompts is not None and tapped.places is not None
         if name in pushes:
-            rank = _EXPERT_RANK if name in experts else _FACTOR_RANK
+            columns = tapped.rows.shape[1]
+            rank = min(_FACTOR_RANK, max(128, _FACTOR_VALUES // columns))
+            rank = _EXPERT_RANK if name in experts else rank
             from_end = places.from_end(tapped.prompts, tapped.places)
             deciding = (from_end >= 0) & (from_end < POSITIONS)
             tapped.rows[deciding] *= _DECIDING
-            factors[name] = input_factor(tapped.rows, rank, pushes[name])
+            rows = tapped.rows
+            if known is not None and name in known.names:
+                more = np.concatenate(known.by_set(name)[:-1])
+                more = more[:: max(1, -(-more.size // _KNOWN_VALUES))]
+                rows = np.concatenate([rows, _DECIDING * more])
+            factors[name] = input_factor(rows, rank, pushes[name])
 
     with progress.stage("Reading inputs at all positions", len(prompts)) as advance:
         engine.capture_each(prompts, request, visit, advance=advance)

@@ -21,7 +21,7 @@ from rosi_edge.bake import BakedTensor
 from rosi_edge.bake_checkpoint import EDITS
 from rosi_edge.bias_correction import bake_corrected, measure_exact
 from rosi_edge.declaration import read_declaration
-from rosi_edge.diagnosis import diagnose
+from rosi_edge.diagnosis import costs_refusals, diagnose
 from rosi_edge.draft import Draft, bake_draft, checked_place
 from rosi_edge.errors import (
     EngineCrashError,
@@ -327,7 +327,8 @@ def _measured(
             )
         changes = compare(before, after)
         verdict = diagnose(before, after, changes)
-    if verdict is None or verdict.status == "hardened" or options.force:
+    forced = options.force and not (changes and costs_refusals(changes.guarded_refusal))
+    if verdict is None or verdict.status == "hardened" or forced:
         output = draft.output_file(progress)
         draft.keep()
     tensors = edited_tensors(write_matrices(weights), baked)

@@ -6,7 +6,8 @@ What is proven, and how:
 - all other metadata, the tensor table and every other tensor are the base's: compared byte by byte;
 - an edited tensor's bytes are those that were written, from those that were there: two hashes;
 - it differs from its base only along the declared edit, as far as its grid allows: scales are the base's to
-  the bit, no weight lies further than two steps from what the exact edit would make of it, all of them
+  the bit (but for tensors declared to have got a larger type, or other scales, since the edit is larger than
+  their steps), no weight lies further than two steps from what the exact edit would make of it, all of them
   together not more than rounding explains, and the change has its share along the edit.
 
 Which of its nearest codes a weight got depends on the inputs that the rounding saw, which are not in the
@@ -47,7 +48,7 @@ Float32 = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 
 Outcome = Literal["passed", "failed", "not checked"]
-Scales = Literal["untouched", "changed", "requantized", "promoted", "none"]
+Scales = Literal["untouched", "changed", "requantized", "promoted", "rescaled", "none"]
 
 _STEP = 1 << 22
 _CHUNK_VALUES = 1 << 21
@@ -61,8 +62,8 @@ _LEAST_ALONG, _MOST_ALONG = 0.1, 1.5
 changes that need not be along the edit everywhere: 0.4 and more was measured on real tensors."""
 _DEVIATIONS = 6.0
 
-_Edits = tuple[tuple[RankOneEdit, ...], float]
-"""The edits of one matrix, and how much of them was asked for."""
+_Edits = tuple[tuple[RankOneEdit, ...], float, bool]
+"""The edits of one matrix, how much of them was asked for, and whether it was given other scales."""
 
 
 class TensorCheck(BaseModel):
@@ -251,7 +252,8 @@ class _Verifier(Findings):
                 self.fail("adapter", f"the adapter edits {missing[0]}, which the file does not have")
                 return None
             tensors = tuple(DeclaredTensor(name, "", "") for name in names)
-            return Declaration("", tensors, tuple(self._given), (1.0,) * len(self._given), tuple(self._given))
+            given, count = tuple(self._given), len(self._given)
+            return Declaration("", tensors, given, (1.0,) * count, given, (False,) * count)
         self._compare_with_adapter(declared.edits, self._given)
         return declared
 
@@ -368,16 +370,26 @@ class _Verifier(Findings):
             if not near(edit, asked):
                 self.fail("edit", f"{edit.matrix} was asked to hold another edit than the declared one")
                 return
-        for edit, aim in zip(declaration.asked, declaration.aims, strict=True):
+        for edit, aim, rescaled in zip(
+            declaration.asked, declaration.aims, declaration.rescaled, strict=True
+        ):
             tensor = self._base.tensors[edit.tensor]
             fits = len(tensor.shape) == (2 if edit.expert is None else 3)
             if not fits or tensor.shape[-2:] != (len(edit.output), len(edit.input)):
                 self.fail("edit", f"the edit of {edit.matrix} does not fit its shape {tensor.shape}")
                 return
-            its, _ = edits.setdefault(edit.tensor, {}).get(edit.expert or 0, ((), aim))
-            edits[edit.tensor][edit.expert or 0] = ((*its, edit), aim)
+            its = edits.setdefault(edit.tensor, {}).get(edit.expert or 0, ((), aim, rescaled))[0]
+            edits[edit.tensor][edit.expert or 0] = ((*its, edit), aim, rescaled)
         if declaration.rounding == "requantize":
             self._notes.append("the edited tensors were quantized again, so their scales moved as well")
+        if count := len(
+            {edit.matrix for edit, new in zip(declaration.asked, declaration.rescaled, strict=True) if new}
+        ):
+            have = "matrix has" if count == 1 else "matrices have"
+            self._notes.append(
+                f"{count} edited {have} other scales than the base's, as declared: the edit is larger than "
+                "their steps"
+            )
         with self._progress.stage("Checking edited tensors", len(declaration.tensors)) as advance:
             for declared in declaration.tensors:
                 self._check_hashes(file, declared)
@@ -436,7 +448,7 @@ class EditedMatrix:
         self._base, self._file = base, file
         self._old, self._new = old, new
         self._number = number
-        self._edits, self._aim = edits or ((), 1.0)
+        self._edits, self._aim, self._rescaled = edits or ((), 1.0, False)
         self._requantized = rounding == "requantize"
         self._promoted = old.type != new.type
         self._rows, self._columns = old.shape[-2:]
@@ -445,6 +457,8 @@ class EditedMatrix:
             self._scales = "promoted"
         elif self._requantized:
             self._scales = "requantized"
+        elif self._rescaled:
+            self._scales = "rescaled"
         elif old.type in supported_grids() and isinstance(grid_of(old.type), FloatGrid):
             self._scales = "none"
         self._problems: list[str] = []
@@ -572,11 +586,11 @@ class EditedMatrix:
         if kind not in supported_grids():
             return None
         blocks = grid_of(kind)
-        keeps_scales = not (self._promoted or self._requantized)
+        keeps_scales = not (self._promoted or self._requantized or self._rescaled)
         grid = blocks.read(new, self._columns)
         if isinstance(blocks, FloatGrid):
-            # A promoted tensor starts from its old weights in the new type.
-            start = quantize(before, kind).reshape(new.shape) if self._promoted else old
+            # A promoted tensor starts from the wanted weights in the new type.
+            start = quantize(wanted, kind).reshape(new.shape) if self._promoted else old
             return wanted, _float_steps(blocks, grid, start, self._columns)
         codes = grid.codes
         if keeps_scales:

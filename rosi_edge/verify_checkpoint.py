@@ -156,9 +156,9 @@ class _Verifier(Findings):
                 if tensor.shape != (len(its[0].output), len(its[0].input)):
                     self.fail("edit", f"the edit of {name} does not fit its shape {tensor.shape}")
                     continue
-                pair = (its, facts.aims[name])
+                declared_edits = (its, facts.aims[name], False)
                 found = EditedMatrix(
-                    self._base, model, tensor, model.tensors[name], 0, pair, facts.rounding
+                    self._base, model, tensor, model.tensors[name], 0, declared_edits, facts.rounding
                 ).check()
                 self._tensors.append(found)
                 for problem in found.problems:

@@ -323,6 +323,58 @@ def test_a_tensor_too_coarse_for_its_edit_gets_the_smallest_type_that_holds_it(t
             content[place] ^= 1
 
 
+RESCALED = [T.Q4_0, T.Q5_0, T.Q8_0, T.Q3_K, T.Q4_K, T.Q6_K, T.IQ4_NL, T.MXFP4]
+
+
+@pytest.mark.parametrize("kind", RESCALED, ids=lambda kind: kind.name)
+def test_an_edit_larger_than_the_steps_gets_other_scales(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: T
+) -> None:
+    source = baking.model(tmp_path / "model.gguf", kind)
+    noise = {}
+    for name, limit in (("kept", np.inf), ("rescaled", bake_module._LARGE_CHANGE)):
+        monkeypatch.setattr(bake_module, "_LARGE_CHANGE", limit)
+        target = tmp_path / f"{name}.gguf"
+        with GgufFile.open(source) as file:
+            edits = baking.edits(file, share=1.5)
+            results = bake(
+                file,
+                target,
+                edits,
+                rounding=baking.rounding(edits),
+                probes=baking.probes(edits),
+                compare=Requantize(),
+                metadata={},
+            )
+            found = verify(target, file)
+        noise[name] = max(result.noise for result in results)
+        assert {result.rescaled for result in results} == {name == "rescaled"}
+        assert {result.promoted_from for result in results} == {None}
+        assert {check.scales for check in found.tensors} == {
+            "rescaled" if name == "rescaled" else "untouched"
+        }
+        assert bool(found.notes) == (name == "rescaled")
+        if name == "rescaled":
+            assert found.passed, found.problems
+    old, new = read(source), read(target)
+    for edit, result in zip(edits, results, strict=True):
+        assert result.delivered == pytest.approx(1, abs=0.02)
+        assert result.compared is not None and result.noise < 0.8 * result.compared.noise
+        change = floats(new[edit.tensor]) - floats(old[edit.tensor])
+        check_figures(result, edit, baking.probes(edits)[edit.matrix], change)
+    assert noise["rescaled"] < 0.5 * noise["kept"]
+    assert source.stat().st_size == pytest.approx(target.stat().st_size, abs=40_000)
+
+
+def test_a_small_edit_leaves_the_scales_alone(tmp_path: Path) -> None:
+    source = baking.model(tmp_path / "model.gguf", T.Q4_K)
+    with GgufFile.open(source) as file:
+        edits = baking.edits(file)
+        target = baking.baked(file, tmp_path / "out.gguf", edits)
+        found = verify(target, file)
+    assert {check.scales for check in found.tensors} == {"untouched"} and not found.notes
+
+
 class OnlyFloats(GridRounding):
     """A rounding for which blocks hold no edit."""
 

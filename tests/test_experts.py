@@ -211,10 +211,10 @@ def test_inputs_for_the_bake_are_each_experts_own(tmp_path: Path) -> None:
     assert set(unseen) == set(aims) == reached
     assert 2 <= len(reached) <= 4
     for name in reached:
-        rows = alone[name].rows
-        assert rows is not None
-        np.testing.assert_array_equal(unseen[name], rows[::2])
-        np.testing.assert_array_equal(aims[name], rows[1::2])
+        rows, prompts = alone[name].rows, alone[name].prompts
+        assert rows is not None and prompts is not None and len(set(prompts % 2)) == 2
+        np.testing.assert_array_equal(unseen[name], rows[prompts % 2 == 0])
+        np.testing.assert_array_equal(aims[name], rows[prompts % 2 == 1])
     assert set(factors) == {edit.matrix for edit in edits}
     never = matrix_name(STACK, 5)
     assert never not in alone

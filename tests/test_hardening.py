@@ -18,6 +18,7 @@ from tiny_gguf import write_tiny_llama
 
 from rosi_edge.conditional_search import ConditionalOptions
 from rosi_edge.errors import OutputError, RosiEdgeError, UnsupportedModelError
+from rosi_edge.evaluation import behaviour
 from rosi_edge.evaluation.behaviour import RequestSets
 from rosi_edge.evaluation.verdicts import Verdict
 from rosi_edge.events import Events, Tried
@@ -164,6 +165,28 @@ def test_ineffective_writes_nothing_unless_forced(source: Path, tmp_path: Path) 
     assert report.verdict.status == "ineffective"
     assert report.output is not None
     assert digest(target) == report.output.sha256
+
+
+def test_a_file_that_refuses_harmful_requests_less_is_not_kept_even_if_forced(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Weakened(Changed):
+        """Sees a refusal where the answer is still the original's."""
+
+        def judge(self, requests: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
+            changed = super().judge(requests, answers)
+            return [Verdict.REFUSED if v is Verdict.COMPLIED else Verdict.COMPLIED for v in changed]
+
+    weakened = Weakened()
+    monkeypatch.setattr(behaviour, "KeywordJudge", lambda: weakened)
+    prompts = plan()
+    guarded = prompt_set("guarded", [f"harmful guarded {index * index}" for index in range(12)])
+    prompts = replace(prompts, reporting=replace(prompts.reporting, guarded=guarded))
+    report = harden(source, tmp_path / "out.gguf", prompts, Changed(), replace(OPTIONS, force=True))
+    assert report.verdict.status == "degraded"
+    assert "refusal of harmful requests fell by" in report.verdict.reason
+    assert report.output is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models"]
 
 
 def test_no_strength_allowed(source: Path, tmp_path: Path) -> None:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import math
 
-_MEAN_GAPS = ((1, 0.17), (2, 0.14), (4, 0.11), (8, 0.085), (16, 0.065))
-"""Mean gap of untouched windows by their number of layers."""
+_MEAN_GAPS = ((1, 0.17), (2, 0.15), (4, 0.12), (8, 0.10), (16, 0.065))
+"""Mean gap of untouched windows of feed-forward outputs by their number of layers."""
+
+_OTHER_MEAN_GAP = 0.15
+"""The same for other outputs, of any number of layers: 0.08 to 0.12, and 0.20 at most in one model."""
 
 _NOISE_MEAN_GAP = 0.17
 """The same in units of rounding noise, for windows that lie near it."""
@@ -19,10 +22,11 @@ _MEASURED_HIDDEN = 576
 _NARROW = 4
 """Windows of fewer layers rest on a few matrices; for them a gap alone is not enough unless it is large."""
 
-LARGE_GAP = 1.6
-"""Twice the largest gap of a narrow window, or of one in units of noise, that an untouched model showed: 0.83
-in 15 files, three models of five types each. Quantizers for 4 bits leave more than step² / 12, so a full
-ablation does not always come down to ``MOST_NOISE`` there, and its gap tells it."""
+LARGE_GAP = 2.2
+"""Twice the largest gap of a narrow window, or of one in units of noise, that an untouched model showed: 1.09
+in 15 files, three models of five types each. Weights that were rounded before to a grid twice as fine lie
+halfway between two codes; an ablation then decides all of these alike, and leaves far more than step² / 12
+along its direction. Its gap tells it."""
 
 MOST_NOISE = 2.5
 """A full ablation leaves rounding noise alone, measured as 0.4 to 1.3; untouched windows measured 2.4 and
@@ -30,7 +34,14 @@ more in files of 4 bits and more, and down to 1.5 at 2 bits, with gaps below 0.4
 
 
 def confidence(
-    gap: float, layers: int, *, hidden: int, tests: int, noise_ratio: float | None, by_noise: bool
+    gap: float,
+    layers: int,
+    *,
+    hidden: int,
+    tests: int,
+    noise_ratio: float | None,
+    by_noise: bool,
+    feed_forward: bool = True,
 ) -> float:
     """The probability, from 0 to 1, that no window of an untouched file shows such a gap.
 
@@ -41,12 +52,14 @@ def confidence(
         noise_ratio: energy along the direction over that of rounding alone; None if not known.
         by_noise: eigenvalues in units of rounding noise. Untouched windows show larger gaps there, but far
             above the noise: such a finding has to lie at it, or have a gap that is large.
+        feed_forward: whether the window is one of feed-forward outputs.
     """
     if (by_noise or layers < _NARROW) and (
         noise_ratio is None or (noise_ratio > MOST_NOISE and gap < LARGE_GAP)
     ):
         return 0.0
-    mean = _NOISE_MEAN_GAP if by_noise else _mean_gap(layers)
+    mean = _mean_gap(layers) if feed_forward else _OTHER_MEAN_GAP
+    mean = _NOISE_MEAN_GAP if by_noise else mean
     # The edge of a narrow spectrum is coarser: spacings there grow as hidden^(-2/3) (Tracy and Widom 1994).
     mean *= max(1.0, (_MEASURED_HIDDEN / hidden) ** (2 / 3))
     by_chance = math.exp(-gap / mean)

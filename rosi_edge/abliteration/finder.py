@@ -3,7 +3,9 @@
 For every write matrix W (hidden × inputs) the Gram matrix W Wᵀ / tr(W Wᵀ) says how much energy it writes
 along each direction. Where a direction u was ablated, ``uᵀ W Wᵀ u`` is nothing but rounding noise in all of
 them, so the smallest eigenvalue of their sum falls out of the bulk, and its eigenvector is u. Windows of
-layers find what was ablated in some layers only, or differently from layer to layer.
+layers find what was ablated in some layers only, or differently from layer to layer. Feed-forward and other
+outputs are summed apart: what one of them still writes would hide what the other lost, and an attention
+output, about as wide as the stream, has a low end of its own.
 """
 
 from __future__ import annotations
@@ -34,12 +36,17 @@ Float64 = npt.NDArray[np.float64]
 
 LEAST_CONFIDENCE = 0.99
 
+Family = Literal["mlp", "other"]
+"""Feed-forward outputs, experts' included, or those of attention and other mixers of tokens."""
+
 Space = Literal["stream", "output"]
 """Where a direction lives: in the residual stream, or in the matrices' own output before a norm with a gain.
 The two differ only where such a norm stands between (Gemma 2 and 3, OLMo 2, GLM 4); whoever ablates these may
 have minded the gain or not, so both are looked at."""
 
 _SMALL_HIDDEN = 2048
+"""Streams up to this width are searched in every way; of wider ones only the matrices with the most columns
+are, as time and memory grow with its cube and square."""
 _WORK = 2.0e12
 """Multiplications spent on Gram matrices at most; beyond it columns are sampled."""
 
@@ -56,6 +63,7 @@ class Hole:
     Attributes:
         direction: unit vector, (hidden,); its sign means nothing.
         layers: the layers that avoid it, ascending.
+        matrices: which outputs of these layers were looked at.
         energy_ratio: energy written along it over that of a typical direction (the geometric mean of the
             eigenvalues), in those layers. 0 is a perfect hole, 1 none.
         gap: natural logarithm of the next direction's energy over this one's.
@@ -74,6 +82,7 @@ class Hole:
     confidence: float
     space: Space = "stream"
     by_noise: bool = False
+    matrices: Family = "mlp"
 
 
 @dataclass(frozen=True)
@@ -120,30 +129,20 @@ def find_holes(
     if not matrices:
         raise ValueError("no write matrices")
     hidden = matrices[0].shape[-2]
-    most = _most_columns(hidden, len(matrices))
-    blocks = [list(group) for _, group in groupby(matrices, key=lambda matrix: matrix.block)]
-    groups = _groups(blocks, hidden, most)
-    spaces: tuple[Space, ...] = ("stream", "output") if any(m.post_norm for m in matrices) else ("stream",)
+    families = _families(matrices, hidden)
+    looked_at = sum(len(family) for family in families.values())
+    most = _most_columns(hidden, looked_at)
     candidates: list[Hole] = []
     smallest = 1.0
     with (
-        progress.stage("Looking for holes in the weights", 2 * len(matrices)) as advance,
+        progress.stage("Looking for holes in the weights", 2 * looked_at) as advance,
         # On a busy machine a library's threads spend ten times the work on waiting for each other.
         threadpool_limits(1, "blas"),
-        Ahead(
-            "gram", _WORKERS, [partial(_gram, file, matrix, most) for group in groups for matrix in group]
-        ) as grams,
     ):
-        by_energy = {space: SlidingWindows() for space in spaces}
-        by_noise = {space: SlidingWindows(_widest_by_noise(hidden)) for space in spaces}
-        for group in groups:
-            for space, (energy, noise) in _sum_group(file, group, grams, spaces, advance).items():
-                candidates += _lowest(by_energy[space].add(energy), space)
-                if noise is not None:
-                    candidates += _lowest_by_noise(by_noise[space].add(noise), space)
-        for space in spaces:
-            candidates += _lowest(by_energy[space].close(), space)
-            candidates += _lowest_by_noise(by_noise[space].close(), space)
+        for name, family in families.items():
+            candidates += [
+                replace(hole, matrices=name) for hole in _lowest_of_windows(file, family, most, advance)
+            ]
         widest = max(
             (hole for hole in candidates if not hole.by_noise),
             key=lambda hole: len(hole.layers),
@@ -161,14 +160,58 @@ def find_holes(
                     tests=len(candidates),
                     noise_ratio=hole.noise_ratio,
                     by_noise=hole.by_noise,
+                    feed_forward=hole.matrices == "mlp",
                 ),
             )
             for hole in candidates
         ]
         rated.sort(key=lambda hole: (-round(hole.confidence, 6), -len(hole.layers), hole.energy_ratio))
         found = _distinct([hole for hole in rated if hole.confidence >= least_confidence])
-        found = _exact_layers(file, matrices, found, most, advance)
+        exact = {
+            name: _exact_layers(
+                file, family, [hole for hole in found if hole.matrices == name], most, advance
+            )
+            for name, family in families.items()
+        }
+        found = [exact[hole.matrices].pop(0) for hole in found]
     return Holes(tuple(found), tuple(rated), smallest, most)
+
+
+def _families(matrices: Sequence[WriteMatrix], hidden: int) -> dict[Family, list[WriteMatrix]]:
+    families: dict[Family, list[WriteMatrix]] = {
+        "mlp": [matrix for matrix in matrices if matrix.kind == "mlp"],
+        "other": [matrix for matrix in matrices if matrix.kind != "mlp"],
+    }
+    by_columns = sorted(
+        ((name, family) for name, family in families.items() if family),
+        key=lambda entry: -sum(matrix.shape[-1] * max(matrix.experts, 1) for matrix in entry[1]),
+    )
+    return dict(by_columns if hidden <= _SMALL_HIDDEN else by_columns[:1])
+
+
+def _lowest_of_windows(
+    file: Weights, matrices: Sequence[WriteMatrix], most: int, advance: Advance
+) -> list[Hole]:
+    """The lowest direction of every window, not rated yet."""
+    hidden = matrices[0].shape[-2]
+    blocks = [list(group) for _, group in groupby(matrices, key=lambda matrix: matrix.block)]
+    groups = _groups(blocks, hidden, most)
+    spaces: tuple[Space, ...] = ("stream", "output") if any(m.post_norm for m in matrices) else ("stream",)
+    by_energy = {space: SlidingWindows() for space in spaces}
+    by_noise = {space: SlidingWindows(_widest_by_noise(hidden)) for space in spaces}
+    found: list[Hole] = []
+    with Ahead(
+        "gram", _WORKERS, [partial(_gram, file, matrix, most) for group in groups for matrix in group]
+    ) as grams:
+        for group in groups:
+            for space, (energy, noise) in _sum_group(file, group, grams, spaces, advance).items():
+                found += _lowest(by_energy[space].add(energy), space)
+                if noise is not None:
+                    found += _lowest_by_noise(by_noise[space].add(noise), space)
+    for space in spaces:
+        found += _lowest(by_energy[space].close(), space)
+        found += _lowest_by_noise(by_noise[space].close(), space)
+    return found
 
 
 def _most_columns(hidden: int, matrices: int) -> int:

@@ -238,7 +238,10 @@ def _show(
         click.echo(f"attacks   {halving_words(report.stress)}")
     click.echo(f"time      {report.timing.total:.0f} s")
     if report.output is None:
-        click.echo("file      not written; --force writes it all the same")
+        from rosi_edge.diagnosis import costs_refusals
+
+        costs = report.changes is not None and costs_refusals(report.changes.guarded_refusal_rate)
+        click.echo("file      not written" + ("" if costs else "; --force writes it all the same"))
     else:
         click.echo(f"file      {output} ({report.output.size / 1e6:.1f} MB, sha256 {report.output.sha256})")
     if report_folder is not None:

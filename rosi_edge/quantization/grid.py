@@ -10,7 +10,16 @@ from rosi_edge.errors import UnsupportedModelError
 from rosi_edge.quantization.grids import floats, k_quants, legacy, tables, ternary
 from rosi_edge.quantization.grids.base import BlockGrid, Grid, Values
 
-__all__ = ["BlockGrid", "Grid", "Values", "grid_of", "larger_types", "promotion_for", "supported_grids"]
+__all__ = [
+    "BlockGrid",
+    "Grid",
+    "Values",
+    "can_rescale",
+    "grid_of",
+    "larger_types",
+    "promotion_for",
+    "supported_grids",
+]
 
 _Kind = gguf.GGMLQuantizationType
 
@@ -52,6 +61,9 @@ _LADDER: Final = (
 The ternary ones are missing because ordinary weights do not survive them."""
 
 
+_WITHOUT_ROOM: Final = frozenset({_Kind.F32, _Kind.F16, _Kind.BF16, _Kind.TQ1_0, _Kind.TQ2_0})
+
+
 def supported_grids() -> frozenset[gguf.GGMLQuantizationType]:
     """The types that ``grid_of`` knows."""
     return frozenset(_GRIDS)
@@ -79,6 +91,12 @@ def grid_of(kind: gguf.GGMLQuantizationType) -> BlockGrid:
         f"Store the changed tensors as {promotion.name} with --promote {promotion.name}, "
         "or use a file with another quantization",
     )
+
+
+def can_rescale(kind: gguf.GGMLQuantizationType) -> bool:
+    """Whether a tensor can keep this type and get other scales: a grid that has scales, and that ordinary
+    weights survive."""
+    return kind in _GRIDS and kind not in _WITHOUT_ROOM
 
 
 def promotion_for(kind: gguf.GGMLQuantizationType, columns: int | None = None) -> gguf.GGMLQuantizationType:

@@ -69,12 +69,17 @@ def delivered_summary(report: HardeningReport) -> str:
 def promotion_words(report: HardeningReport) -> str:
     """Which matrices are stored in a larger type than before."""
     moves = Counter((t.promoted_from, t.type) for t in report.injection.tensors if t.promoted_from)
+    rescaled = sum(tensor.rescaled for tensor in report.injection.tensors)
+    scales = ""
+    if rescaled:
+        of = "one got" if rescaled == 1 else f"{rescaled} got"
+        scales = f" Of the matrices, {of} other scales, since the edit is larger than their steps."
     if not moves:
-        return "Every matrix kept its type."
+        return f"Every matrix kept its type.{scales}"
     listed = ", ".join(
         f"{count} from {plain(old or '')} to {plain(new)}" for (old, new), count in sorted(moves.items())
     )
-    return f"Matrices whose type could not hold their edit are stored in a larger one: {listed}."
+    return f"Matrices whose type could not hold their edit are stored in a larger one: {listed}.{scales}"
 
 
 def every_tensor(report: HardeningReport) -> str:
@@ -94,6 +99,7 @@ def every_tensor(report: HardeningReport) -> str:
 
 def _tensor_cells(tensor: EditedTensor, compared: bool) -> list[str]:
     kind = plain(tensor.type) + (f", was {plain(tensor.promoted_from)}" if tensor.promoted_from else "")
+    kind += ", other scales" if tensor.rescaled else ""
     cells = [
         code(tensor.name, in_table=True),
         kind,

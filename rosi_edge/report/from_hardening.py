@@ -186,6 +186,7 @@ def edited_tensors(
             delivered=tensor.delivered,
             noise=tensor.noise,
             promoted_from=tensor.promoted_from,
+            rescaled=tensor.rescaled,
             requantized_delivered=tensor.compared.delivered if tensor.compared else None,
             requantized_noise=tensor.compared.noise if tensor.compared else None,
         )

@@ -95,6 +95,7 @@ class EditedTensor(Record):
         noise: root mean square of what came out differently from what was wanted, in parts of the wanted
             change.
         promoted_from: the type it had before, if that could not hold the edit.
+        rescaled: whether its blocks got other scales, because the edit is larger than their steps.
         requantized_delivered, requantized_noise: what plain requantization would have given, on request.
     """
 
@@ -105,6 +106,7 @@ class EditedTensor(Record):
     delivered: float
     noise: float
     promoted_from: str | None = None
+    rescaled: bool = False
     requantized_delivered: float | None = None
     requantized_noise: float | None = None
 

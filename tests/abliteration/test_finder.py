@@ -45,10 +45,21 @@ def look(path: Path, **more: float) -> Holes:
 
 
 def weaken(
-    whole: Path, folder: Path, lost: Mapping[int, Float32], kind: Type | None, strength: float = 1.0
+    whole: Path,
+    folder: Path,
+    lost: Mapping[int, Float32],
+    kind: Type | None,
+    strength: float = 1.0,
+    outputs: tuple[str, ...] = ("attention", "mlp"),
 ) -> Path:
     return write_weakened(
-        whole, folder / "weak.gguf", lost, strength=strength, quantization=kind, only_written=True
+        whole,
+        folder / "weak.gguf",
+        lost,
+        strength=strength,
+        kinds=outputs,
+        quantization=kind,
+        only_written=True,
     )
 
 
@@ -86,6 +97,20 @@ class TestFullStrength:
         assert len({layer for hole in found.holes for layer in hole.layers}) >= LAYERS - 2
         for hole in found.holes:
             assert max(abs(hole.direction @ vectors[layer]) for layer in hole.layers) > 0.9
+
+
+@pytest.mark.parametrize("kind", [None, Type.Q8_0, Type.Q4_0])
+@pytest.mark.parametrize(("outputs", "family"), [("mlp", "mlp"), ("attention", "other")])
+def test_in_one_kind_of_output(
+    whole: Path, tmp_path: Path, outputs: str, family: str, kind: Type | None
+) -> None:
+    """What the others still write must not hide it."""
+    u = directions()[0]
+    found = look(weaken(whole, tmp_path, dict.fromkeys(range(LAYERS), u), kind, outputs=(outputs,)))
+    (hole,) = found.holes
+    assert hole.matrices == family
+    assert hole.layers == tuple(range(LAYERS))
+    assert abs(hole.direction @ u) > 0.99
 
 
 def test_at_part_strength(whole: Path, tmp_path: Path) -> None:

@@ -33,6 +33,13 @@ class Values:
         """The largest distance between two neighbouring numbers."""
         return 1.0 if self.table is None else float(np.diff(self.table).max())
 
+    @property
+    def range(self) -> float:
+        """The distance between the smallest and the largest number."""
+        if self.table is None:
+            return float(self.high - self.low)
+        return float(self.table[self.high] - self.table[self.low])
+
     def of(self, codes: Codes) -> Float32:
         """The numbers of some codes, in their shape."""
         if self.table is None:
