@@ -241,7 +241,8 @@ class Wizard(App[str | None]):
         else:
             self.done.add(Step.MODEL)
         self.go(Step.CHECKUP)
-        self.call_later(self.pane(Step.CHECKUP).press)
+        # At once: a key between opening the step and its work would find the step idle.
+        self.pane(Step.CHECKUP).press()
         if self._going_on_to is Step.CHECKUP:
             self._going_on_to = None
 

@@ -23,6 +23,11 @@ class ActionBar(Horizontal):
         yield Button("Again", id="again", compact=True)
         yield Button("Continue ›", id="primary", compact=True, variant="primary")
 
+    def on_mount(self) -> None:
+        for button in self.query(Button):
+            # Textual drops Enter while a button looks pressed: after quick work the next press would be lost.
+            button.active_effect_duration = 0
+
     def on_button_pressed(self, event: Button.Pressed) -> None:
         event.stop()
         self.post_message(self.Pressed(event.button.id or ""))
