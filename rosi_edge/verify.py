@@ -7,8 +7,9 @@ What is proven, and how:
 - an edited tensor's bytes are those that were written, from those that were there: two hashes;
 - it differs from its base only along the declared edit, as far as its grid allows: scales are the base's to
   the bit (but for tensors declared to have got a larger type, or other scales, since the edit is larger than
-  their steps), no weight lies further than two steps from what the exact edit would make of it, all of them
-  together not more than rounding explains, and the change has its share along the edit.
+  their steps, and those scales are no coarser than the edit needs), no weight lies further than two steps
+  from what the exact edit would make of it, all of them together not more than rounding explains, and the
+  change has its share along the edit.
 
 Which of its nearest codes a weight got depends on the inputs that the rounding saw, which are not in the
 files; the hashes stand for that choice.
@@ -61,6 +62,9 @@ _LEAST_ALONG, _MOST_ALONG = 0.1, 1.5
 """The change's share along the edit. Rounding that follows inputs brings the whole push on these inputs with
 changes that need not be along the edit everywhere: 0.4 and more was measured on real tensors."""
 _DEVIATIONS = 6.0
+_COARSEST = 1.5
+"""New scales' mean square, in parts of what the quantizer gives the wanted weights: limits that are counted
+in steps do not see them grow."""
 
 _Edits = tuple[tuple[RankOneEdit, ...], float, bool]
 """The edits of one matrix, how much of them was asked for, and whether it was given other scales."""
@@ -466,6 +470,7 @@ class EditedMatrix:
         self._proven = self._requantized
         self._largest: float | None = None
         self._squares = self._counted = 0.0
+        self._new_steps = self._needed_steps = 0.0
         self._along = self._wanted = self._spread = 0.0
 
     @property
@@ -517,6 +522,8 @@ class EditedMatrix:
             self._problems.append(
                 f"lies {noise:.2f} steps from the declared edit, more than rounding explains"
             )
+        if not self._new_steps <= _COARSEST * self._needed_steps:
+            self._problems.append("has coarser scales than the declared edit needs")
         # A quantizer that chooses scales anew may let outliers go.
         if self._largest is not None and not self._requantized and not self._largest <= _FURTHEST:
             self._problems.append(f"holds a weight that is {self._largest:.1f} steps from the declared edit")
@@ -571,11 +578,15 @@ class EditedMatrix:
         self._spread += float(np.square(rest * wanted, dtype=np.float64).sum())
 
     def _quantized_again(self, new: Bytes, wanted: Float32) -> bool:
+        again = self._quantized(wanted)
+        return again is not None and again.tobytes() == new.tobytes()
+
+    def _quantized(self, wanted: Float32) -> Bytes | None:
+        """What the quantizer makes of weights, in the file's type; None where it cannot, of NaN."""
         try:
-            again = quantize(wanted.astype(np.float32), self._new.type)
+            return quantize(wanted.astype(np.float32), self._new.type).reshape(len(wanted), -1)
         except RosiEdgeError:
-            return False
-        return again.tobytes() == new.tobytes()
+            return None
 
     def _reachable(
         self, old: Bytes, new: Bytes, before: Float32, wanted: Float32
@@ -598,6 +609,12 @@ class EditedMatrix:
                 self._scales = "changed"
                 self._complain("has other scales than the base")
             grid = blocks.read(old, self._columns)
+        elif not self._requantized:
+            # Its scales were chosen for the wanted weights.
+            needed = self._quantized(wanted)
+            self._new_steps += _sum_of_squares(grid.step)
+            if needed is not None:
+                self._needed_steps += _sum_of_squares(blocks.read(needed, self._columns).step)
         # A code may already be out of the range that is written to, and stay there.
         low, high = (
             np.where(codes == grid.codes, limit(codes, end), end)
@@ -611,6 +628,10 @@ class EditedMatrix:
     def _complain(self, problem: str) -> None:
         if problem not in self._problems:
             self._problems.append(problem)
+
+
+def _sum_of_squares(steps: Float32) -> float:
+    return float(np.square(steps, dtype=np.float64).sum())
 
 
 def _float_steps(blocks: FloatGrid, grid: Grid, old: Bytes, columns: int) -> Float32:

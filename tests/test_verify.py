@@ -345,3 +345,24 @@ def test_the_command(tmp_path: Path) -> None:
     assert rosi_edge(tmp_path, "verify", tmp_path / "nothing", "--base", source).code == 2
     assert rosi_edge(tmp_path, "verify", source, "--base", target).code == 2
     assert rosi_edge(tmp_path, "verify", source).code == 2
+
+
+def test_other_scales_that_are_coarser_than_the_edit_needs(tmp_path: Path) -> None:
+    source, target, _ = baked(tmp_path, T.Q8_0, share=1.5)
+    found = check(source, target)
+    assert found.passed, found.problems
+    name = next(tensor.name for tensor in found.tensors if tensor.scales == "rescaled")
+    with GgufFile.open(target) as file:
+        tensor = file.tensors[name]
+        weights = dequantize(file, name)
+        blocks = file.read_tensor(name).copy().reshape(-1, 34)
+    # Eight times as coarse, and still every weight as near as such steps allow.
+    scales = blocks[:, :2].copy().view(np.float16) * np.float16(8)
+    codes = np.rint(weights.reshape(-1, 32) / scales.astype(np.float32)).astype(np.int8)
+    blocks = np.concatenate([scales.view(np.uint8), codes.view(np.uint8)], axis=1)
+    content = bytearray(target.read_bytes())
+    content[tensor.offset : tensor.end] = blocks.tobytes()
+    target.write_bytes(bytes(content))
+    sealed_again(target, {})
+    found = check(source, target)
+    assert found.problems == [f"{name} has coarser scales than the declared edit needs"]
