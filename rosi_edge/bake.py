@@ -332,22 +332,21 @@ def _bake_tensor(
             continue
         short = _short_of(work.baked, settings)
         noise = max(result.noise for result in work.baked)
-        if short is None and noise <= most_noise:
-            return work
+        if short is None and not noise > most_noise:
+            return _with_comparison(work, tensor, old, edits, settings)
         if kind == tensor.type and settings.promotion == AUTO:
             # Other weights than the edited ones are exact as they are; a larger type that rounds them anew
             # may bring more noise than it saves.
             most_noise = noise
-        short = short or max(work.baked, key=lambda result: result.noise)
         tried += 1
-        if best is None or short.noise < best.noise:
+        if short is not None and (best is None or not short.noise >= best.noise):
             best = short
     if best is None:
         assert codebook is not None
         raise codebook
     found = (
         f"delivers only {best.delivered:.3f} of its edit"
-        if best.noise <= _MOST_NOISE
+        if len(tensor.shape) == 3 or best.noise <= _MOST_NOISE
         else f"would hold its edit under {best.noise:.0f} times as much noise"
     )
     also = "" if tried == 1 else f", and of {tried} types tried none serves better than {best.type}"
@@ -368,15 +367,17 @@ def _kinds(tensor: TensorInfo, settings: Settings) -> Iterator[gguf.GGMLQuantiza
 def _short_of(baked: Sequence[BakedTensor], settings: Settings) -> BakedTensor | None:
     """The matrix that delivers least, if that is too little or drowned in noise. An edit without any push
     lacks nothing. Experts are measured on the few inputs that each gets, so of a stack of them the mean
-    counts."""
+    counts, of what is delivered alone. With a limit of 0 nothing is too little."""
     pushed = [result for result in baked if result.delivered != 0 or result.noise != 0]
-    if settings.min_delivered is None or not pushed:
+    if not settings.min_delivered or not pushed:
         return None
     worst = min(pushed, key=lambda result: result.delivered)
+    most_noise = _MOST_NOISE
     if tensor_and_expert(worst.name)[1] is not None:
-        mean_delivered = float(np.mean([result.delivered for result in pushed]))
-        return replace(worst, delivered=mean_delivered) if mean_delivered < settings.min_delivered else None
-    return worst if worst.delivered < settings.min_delivered or worst.noise > _MOST_NOISE else None
+        figures = [(result.delivered, result.noise) for result in pushed]
+        delivered, noise = np.mean(figures, axis=0).tolist()
+        worst, most_noise = replace(worst, delivered=delivered, noise=noise), np.inf
+    return worst if worst.delivered < settings.min_delivered or worst.noise > most_noise else None
 
 
 def _attempt(
@@ -402,12 +403,6 @@ def _attempt(
         rescaled = kind == tensor.type and blocks.large_change()
         blocks = replace(blocks, new_scales=rescaled or kind != tensor.type)
         figures, aim = blocks.round(settings.rounding)
-        compared = None
-        if settings.compare is not None and tensor.type in supported_grids():
-            # In the tensor's own type, whatever it gets.
-            old_rows = matrices[number]
-            other = _Blocks(tensor.type, old_rows, tensor.type, np.empty_like(old_rows), its, settings)
-            compared, _ = other.round(settings.compare)
         baked.append(
             BakedTensor(
                 name,
@@ -416,12 +411,31 @@ def _attempt(
                 figures.noise,
                 None if kind == tensor.type else tensor.type.name,
                 aim,
-                compared,
-                rescaled,
+                rescaled=rescaled,
             )
         )
     data = new.reshape(-1)
     return RoundedTensor(data, kind, tuple(baked), sha256_of_bytes(old), sha256_of_bytes(data))
+
+
+def _with_comparison(
+    work: RoundedTensor,
+    tensor: TensorInfo,
+    old: Bytes,
+    edits: Sequence[RankOneEdit],
+    settings: Settings,
+) -> RoundedTensor:
+    """With the figures of the other rounding, in the tensor's own type, whatever it has got."""
+    if settings.compare is None or tensor.type not in supported_grids():
+        return work
+    rows, columns = tensor.shape[-2:]
+    matrices = old.reshape(-1, rows, old.size // (tensor.elements // columns))
+    baked = []
+    for result, its in zip(work.baked, by_matrix(edits).values(), strict=True):
+        own = matrices[its[0].expert or 0]
+        blocks = _Blocks(tensor.type, own, tensor.type, np.empty_like(own), its, settings)
+        baked.append(replace(result, compared=blocks.round(settings.compare)[0]))
+    return replace(work, baked=tuple(baked))
 
 
 @dataclass(frozen=True)
@@ -445,10 +459,12 @@ class _Blocks:
         some = slice(None, None, -(-len(self.old) * columns // _CHUNK_VALUES))
         grid = grid_of(self.kind).read(np.ascontiguousarray(self.old[some]), columns)
         change = self._change(some, 1.0).reshape(len(grid.step), -1, grid.width)
-        step = grid.step * np.float32(max(grid.values.gap, _LARGE_CHANGE * grid.values.range))
-        usable = np.isfinite(step) & (step != 0)
-        with np.errstate(over="ignore"):
-            moves = np.square(change).mean(axis=2)[usable] / np.square(step[usable])
+        least = np.float64(max(grid.values.gap, _LARGE_CHANGE * grid.values.range))
+        usable = np.isfinite(grid.step) & (grid.step != 0)
+        moves = np.square(change, dtype=np.float64).mean(axis=2)[usable]
+        moves /= np.square(grid.step[usable] * least)
+        # A block next to nothing is not more than full: it must not speak for all the others.
+        np.minimum(moves, _LARGE_CHANGE**-2, out=moves)
         return bool(len(moves)) and float(moves.mean()) > 1
 
     def _change(self, part: slice, strength: float) -> Float32:

@@ -94,8 +94,8 @@ class HardenOptions:
         compare_rounding: also measure what requantization would have delivered.
         stress: harmful requests put under attack before and after; 0 for none.
         paper: look for the paper's method at the same constraints, to show beside the conditional one.
-        force: write the file whatever the verdict (if nothing keeps the constraints, the point of best
-            balance), and harden hardened files again.
+        force: write the file whatever the verdict, unless it refuses harmful requests less (if nothing keeps
+            the constraints, the point of best balance), and harden hardened files again.
         adapter: where to write the exact edit as a LoRA adapter as well.
     """
 
@@ -152,7 +152,8 @@ def harden(
     """Harden ``model`` into ``output``.
 
     The output is there afterwards exactly if the report has an ``output``: a file whose verdict is not
-    ``hardened`` is taken away again unless ``options.force``.
+    ``hardened`` is taken away again unless ``options.force``; one that refuses harmful requests less is in
+    any case.
 
     Raises:
         RosiEdgeError: whatever is wrong with the model, the prompts or the place of the output.
@@ -650,7 +651,7 @@ class HardeningSession:
         corrections = [] if self.correction is None else [self.correction.describe()]
         written: OutputFile | None = None
         if self._draft is not None:
-            if verdict.status == "hardened" or (self.options.force and not self._costs_refusals()):
+            if verdict.status == "hardened" or (self.options.force and not self.costs_refusals):
                 written = self._draft.output_file(self.progress)
                 if self.options.adapter is not None:
                     # At the chosen strength, so that llama.cpp's `--lora FILE` is the very edit.
@@ -697,10 +698,13 @@ class HardeningSession:
             )
         )
 
-    def _costs_refusals(self) -> bool:
+    @property
+    def costs_refusals(self) -> bool:
+        """Whether the file refuses harmful requests less, as measured: it is not kept then, forced or not."""
         if self.before is None or self.after is None:
             return False
-        return costs_refusals(compare(self.before, self.after).guarded_refusal)
+        changes = compare(self.before, self.after)
+        return costs_refusals(changes.refusal, changes.guarded_refusal)
 
     def _drop_draft(self) -> None:
         if self._draft is not None:

@@ -25,6 +25,7 @@ _FACTOR_RANK = 256
 _FACTOR_VALUES = 1 << 21
 """Of a factor, at most, but for 128 directions: 8 MiB for every edited matrix."""
 _KNOWN_VALUES = 1 << 24
+"""Of calibration's rows, at most, for one matrix: a random part of them is taken of wide ones."""
 _DECIDING = np.float32(3.0)
 """How much larger the inputs at the last positions of a prompt count, where it is decided how the answer
 begins. On the demo model fewer tensors then need a larger type, and the file is nearer the exact edit."""
@@ -93,8 +94,9 @@ def input_factors(
     for.
 
     Args:
-        known: rows at the ends of more prompts, which calibration has read already; the last of its sets,
-            earlier positions, is left out. On the demo model a sixth to a third less noise remains.
+        known: rows that calibration has read, at the ends of prompts and where answers begin, of these
+            prompts and of more; they count as the ends do. The last of its sets, earlier positions, is left
+            out. On the demo model a sixth to a third less noise remains.
     """
     texts = [text for group in sets.groups for text in group.take(_FACTOR_PROMPTS).texts]
     prompts = engine.encode([ask(text) for text in texts])
@@ -118,7 +120,10 @@ def input_factors(
             rows = tapped.rows
             if known is not None and name in known.names:
                 more = np.concatenate(known.by_set(name)[:-1])
-                more = more[:: max(1, -(-more.size // _KNOWN_VALUES))]
+                if more.size > _KNOWN_VALUES:
+                    # At random: neighbours are the positions of one prompt, and every n-th would be the same.
+                    chosen = np.random.default_rng(0).permutation(len(more))[: _KNOWN_VALUES // columns]
+                    more = more[np.sort(chosen)]
                 rows = np.concatenate([rows, _DECIDING * more])
             factors[name] = input_factor(rows, rank, pushes[name])
 

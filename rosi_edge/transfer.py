@@ -92,7 +92,8 @@ class TransferOptions:
 
     Attributes:
         evaluate: measure every file before and after, and keep only what was hardened.
-        force: keep a file whatever its verdict, and take files that have been hardened before.
+        force: keep a file whatever its verdict, unless it refuses harmful requests less, and take files that
+            have been hardened before.
     """
 
     rounding: Literal["requantize", "grid"] = "grid"
@@ -327,7 +328,7 @@ def _measured(
             )
         changes = compare(before, after)
         verdict = diagnose(before, after, changes)
-    forced = options.force and not (changes and costs_refusals(changes.guarded_refusal))
+    forced = options.force and not (changes and costs_refusals(changes.refusal, changes.guarded_refusal))
     if verdict is None or verdict.status == "hardened" or forced:
         output = draft.output_file(progress)
         draft.keep()

@@ -390,10 +390,7 @@ class _Verifier(Findings):
             {edit.matrix for edit, new in zip(declaration.asked, declaration.rescaled, strict=True) if new}
         ):
             have = "matrix has" if count == 1 else "matrices have"
-            self._notes.append(
-                f"{count} edited {have} other scales than the base's, as declared: the edit is larger than "
-                "their steps"
-            )
+            self._notes.append(f"{count} edited {have} other scales than the base's, as declared")
         with self._progress.stage("Checking edited tensors", len(declaration.tensors)) as advance:
             for declared in declaration.tensors:
                 self._check_hashes(file, declared)
@@ -470,7 +467,6 @@ class EditedMatrix:
         self._proven = self._requantized
         self._largest: float | None = None
         self._squares = self._counted = 0.0
-        self._new_steps = self._needed_steps = 0.0
         self._along = self._wanted = self._spread = 0.0
 
     @property
@@ -522,8 +518,6 @@ class EditedMatrix:
             self._problems.append(
                 f"lies {noise:.2f} steps from the declared edit, more than rounding explains"
             )
-        if not self._new_steps <= _COARSEST * self._needed_steps:
-            self._problems.append("has coarser scales than the declared edit needs")
         # A quantizer that chooses scales anew may let outliers go.
         if self._largest is not None and not self._requantized and not self._largest <= _FURTHEST:
             self._problems.append(f"holds a weight that is {self._largest:.1f} steps from the declared edit")
@@ -604,17 +598,19 @@ class EditedMatrix:
             start = quantize(wanted, kind).reshape(new.shape) if self._promoted else old
             return wanted, _float_steps(blocks, grid, start, self._columns)
         codes = grid.codes
+        unheld = np.zeros(grid.step.shape, dtype=bool)
         if keeps_scales:
             if not np.array_equal(blocks.write(old, codes), new):
                 self._scales = "changed"
                 self._complain("has other scales than the base")
             grid = blocks.read(old, self._columns)
-        elif not self._requantized:
+        else:
             # Its scales were chosen for the wanted weights.
-            needed = self._quantized(wanted)
-            self._new_steps += _sum_of_squares(grid.step)
-            if needed is not None:
-                self._needed_steps += _sum_of_squares(blocks.read(needed, self._columns).step)
+            chosen = self._quantized(wanted)
+            needed = np.zeros_like(grid.step) if chosen is None else blocks.read(chosen, self._columns).step
+            if not (_squares(grid.step) <= _COARSEST * _squares(needed)).all():
+                self._complain("has coarser scales than the declared edit needs")
+            unheld = (grid.step == 0) & (needed == 0)
         # A code may already be out of the range that is written to, and stay there.
         low, high = (
             np.where(codes == grid.codes, limit(codes, end), end)
@@ -622,16 +618,19 @@ class EditedMatrix:
         )
         ends = [replace(grid, codes=end.astype(codes.dtype)).weights() for end in (low, high)]
         nearest = np.clip(wanted, np.minimum(*ends), np.maximum(*ends))
-        steps = np.repeat(np.abs(grid.step) * np.float32(grid.values.gap), grid.width, axis=1)
-        return nearest, steps
+        steps = np.abs(grid.step) * np.float32(grid.values.gap)
+        # What is too small for any scale beside its neighbours is as near as it can be: no steps away.
+        steps[unheld] = 1.0
+        return nearest, np.repeat(steps, grid.width, axis=1)
 
     def _complain(self, problem: str) -> None:
         if problem not in self._problems:
             self._problems.append(problem)
 
 
-def _sum_of_squares(steps: Float32) -> float:
-    return float(np.square(steps, dtype=np.float64).sum())
+def _squares(steps: Float32) -> npt.NDArray[np.float64]:
+    """Summed up in every row."""
+    return np.asarray(np.square(steps, dtype=np.float64).sum(axis=1))
 
 
 def _float_steps(blocks: FloatGrid, grid: Grid, old: Bytes, columns: int) -> Float32:

@@ -256,11 +256,15 @@ class FakeSession:
     def verdict(self) -> schema.Verdict:
         return self.library.verdict
 
+    @property
+    def costs_refusals(self) -> bool:
+        return self.library.costs_refusals
+
     def finish(self) -> schema.HardeningReport:
         self._step("finish", "Reporting")
         self.asked_for = self.options.command
         report = make_report(verdict=self.library.verdict)
-        if self.library.verdict.status == "hardened" or self.options.force:
+        if self.library.verdict.status == "hardened" or (self.options.force and not self.costs_refusals):
             self.output.write_bytes(b"GGUF")
             return report
         return report.model_copy(update={"output": None})
@@ -284,6 +288,7 @@ class FakeLibrary:
         """Steps that the gate holds up."""
         self.finds = True
         self.inspected = inspection(model)
+        self.costs_refusals = False
         self.verdict = schema.Verdict(
             status="hardened",
             reason="refusal of harmful requests rose by 27.5 points (95 % interval +11.4 to +42.0, n=40)",

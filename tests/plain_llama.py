@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import llama_cpp
 import numpy as np
@@ -18,6 +19,20 @@ Float32 = npt.NDArray[np.float32]
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _ignore(level: int, text: bytes, user_data: Any) -> None:
     pass
+
+
+def high_level_llama(path: Path, **options: Any) -> llama_cpp.Llama:
+    """llama-cpp-python's own class, as an application uses it; without AMX, which dies on virtual machines
+    that announce it without granting it."""
+    defaults = llama_cpp.llama_model_default_params
+
+    def without_extra_buffers() -> Any:
+        parameters = defaults()
+        parameters.use_extra_bufts = False
+        return parameters
+
+    with mock.patch("llama_cpp.llama_cpp.llama_model_default_params", without_extra_buffers):
+        return llama_cpp.Llama(str(path), verbose=False, **options)
 
 
 class PlainLlama:

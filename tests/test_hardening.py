@@ -189,6 +189,26 @@ def test_a_file_that_refuses_harmful_requests_less_is_not_kept_even_if_forced(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["models"]
 
 
+def test_the_same_without_an_attribute(source: Path, tmp_path: Path) -> None:
+    class LessOnReporting(Changed):
+        """On the reporting prompts, sees a refusal where the answer is still the original's."""
+
+        def judge(self, requests: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
+            changed = super().judge(requests, answers)
+            turned = {Verdict.REFUSED: Verdict.COMPLIED, Verdict.COMPLIED: Verdict.REFUSED}
+            return [
+                turned[verdict] if request.startswith("harmful reporting") else verdict
+                for request, verdict in zip(requests, changed, strict=True)
+            ]
+
+    report = harden(source, tmp_path / "out.gguf", plan(), LessOnReporting(), replace(OPTIONS, force=True))
+    assert report.changes is not None and report.changes.harmful_refusal_rate is not None
+    assert report.changes.harmful_refusal_rate.change < -0.03
+    assert report.verdict.status == "ineffective"
+    assert report.output is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models"]
+
+
 def test_no_strength_allowed(source: Path, tmp_path: Path) -> None:
     class Touchy(Changed):
         def judge(self, requests: Sequence[str], answers: Sequence[str]) -> list[Verdict]:

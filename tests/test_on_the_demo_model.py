@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from llama_cpp import Llama
+from plain_llama import high_level_llama
 from weaken import write_weakened
 
 from rosi_edge.conditional_search import ConditionalOptions
@@ -78,7 +78,7 @@ def test_hardened_and_proven(demo_model: Path, prompts: PromptPlan, tmp_path: Pa
     with GgufFile.open(adapter) as exact:
         edited = {edit.tensor for edit in read_adapter(exact)}
     assert changed == edited
-    plain = Llama(str(target), n_ctx=256, verbose=False)
+    plain = high_level_llama(target, n_ctx=256)
     try:
         answer = plain.create_chat_completion(
             [{"role": "user", "content": "What is the capital of France?"}], max_tokens=16, temperature=0.0

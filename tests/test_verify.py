@@ -276,6 +276,16 @@ def test_hostile_declarations_are_findings(tmp_path: Path) -> None:
             assert not found.passed, key
 
 
+def test_hostile_words_about_scales_are_findings(tmp_path: Path) -> None:
+    source, target, _ = baked(tmp_path)
+    with GgufFile.open(target) as file:
+        for value in ([2] * 4, [-1] * 4, [0] * 3, [0.5] * 4, "text", 1):
+            other = tmp_path / "other.gguf"
+            rewrite(file, other, tensors={}, metadata={f"{PREFIX}rescaled": value}, sealed=True)
+            found = check(source, other)
+            assert not found.passed, value
+
+
 def test_files_that_declare_nothing(tmp_path: Path, tiny_model: Path) -> None:
     found = check(tiny_model, tiny_model)
     assert not found.passed

@@ -47,11 +47,12 @@ have minded the gain or not, so both are looked at."""
 _SMALL_HIDDEN = 2048
 """Streams up to this width are searched in every way; of wider ones only the matrices with the most columns
 are, as time and memory grow with its cube and square."""
-_WORK = 2.0e12
+_WORK = 1.5e12
 """Multiplications spent on Gram matrices at most; beyond it columns are sampled."""
 
-_WORKERS = 2
-"""Threads that make Gram matrices: each takes memory, and sums and spectra are made beside them."""
+_WORKERS = 1
+"""Threads that make Gram matrices, beside the sums and spectra. On a 7B shape a second one took 140 MB more
+and saved 4 s of 40."""
 _COLUMNS_A_CHANNEL = 2.0
 """Columns that a Gram matrix needs for each channel, or its own smallest eigenvalues are near zero."""
 
@@ -63,7 +64,7 @@ class Hole:
     Attributes:
         direction: unit vector, (hidden,); its sign means nothing.
         layers: the layers that avoid it, ascending.
-        matrices: which outputs of these layers were looked at.
+        matrices: of which outputs these layers avoid it.
         energy_ratio: energy written along it over that of a typical direction (the geometric mean of the
             eigenvalues), in those layers. 0 is a perfect hole, 1 none.
         gap: natural logarithm of the next direction's energy over this one's.
@@ -82,7 +83,7 @@ class Hole:
     confidence: float
     space: Space = "stream"
     by_noise: bool = False
-    matrices: Family = "mlp"
+    matrices: tuple[Family, ...] = ("mlp",)
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def find_holes(
     ):
         for name, family in families.items():
             candidates += [
-                replace(hole, matrices=name) for hole in _lowest_of_windows(file, family, most, advance)
+                replace(hole, matrices=(name,)) for hole in _lowest_of_windows(file, family, most, advance)
             ]
         widest = max(
             (hole for hole in candidates if not hole.by_noise),
@@ -160,7 +161,7 @@ def find_holes(
                     tests=len(candidates),
                     noise_ratio=hole.noise_ratio,
                     by_noise=hole.by_noise,
-                    feed_forward=hole.matrices == "mlp",
+                    feed_forward=hole.matrices == ("mlp",),
                 ),
             )
             for hole in candidates
@@ -169,11 +170,11 @@ def find_holes(
         found = _distinct([hole for hole in rated if hole.confidence >= least_confidence])
         exact = {
             name: _exact_layers(
-                file, family, [hole for hole in found if hole.matrices == name], most, advance
+                file, family, [hole for hole in found if hole.matrices == (name,)], most, advance
             )
             for name, family in families.items()
         }
-        found = [exact[hole.matrices].pop(0) for hole in found]
+        found = _joined([exact[hole.matrices[0]].pop(0) for hole in found])
     return Holes(tuple(found), tuple(rated), smallest, most)
 
 
@@ -374,17 +375,32 @@ def _bottom(window: Window) -> Bottom | None:
 
 
 def _distinct(holes: Sequence[Hole]) -> list[Hole]:
-    """One entry a direction: what a surer or wider hole already explains is left out."""
+    """One entry a direction and family: what a surer or wider hole already explains is left out."""
     kept: list[Hole] = []
     for hole in holes:
         if not any(_explains(other, hole) for other in kept):
-            same = next((i for i, other in enumerate(kept) if _same(other, hole, 0.9)), None)
-            if same is None:
-                kept.append(hole)
-            else:
-                layers = sorted({*kept[same].layers, *hole.layers})
-                kept[same] = replace(kept[same], layers=tuple(layers))
+            family = [i for i, other in enumerate(kept) if other.matrices == hole.matrices]
+            _merge(kept, hole, family)
     return kept
+
+
+def _joined(holes: Sequence[Hole]) -> list[Hole]:
+    """One entry a direction: what was taken out of both families was found in each."""
+    kept: list[Hole] = []
+    for hole in holes:
+        _merge(kept, hole, range(len(kept)))
+    return kept
+
+
+def _merge(kept: list[Hole], hole: Hole, among: Iterable[int]) -> None:
+    """Add the hole's layers and matrices to the one among these with the same direction, or the hole."""
+    for index in among:
+        if _same(kept[index], hole, 0.9):
+            layers = tuple(sorted({*kept[index].layers, *hole.layers}))
+            matrices = tuple(dict.fromkeys((*kept[index].matrices, *hole.matrices)))
+            kept[index] = replace(kept[index], layers=layers, matrices=matrices)
+            return
+    kept.append(hole)
 
 
 def _same(one: Hole, other: Hole, cosine: float) -> bool:
@@ -392,8 +408,9 @@ def _same(one: Hole, other: Hole, cosine: float) -> bool:
 
 
 def _explains(wide: Hole, narrow: Hole) -> bool:
-    """The narrow one lies in the wide one's layers and shows much the same direction."""
-    return set(narrow.layers) <= set(wide.layers) and _same(wide, narrow, 0.7)
+    """The narrow one lies in the wide one's layers and shows much the same direction of the same outputs."""
+    within = set(narrow.layers) <= set(wide.layers) and narrow.matrices == wide.matrices
+    return within and _same(wide, narrow, 0.7)
 
 
 def _exact_layers(

@@ -13,7 +13,14 @@ import click
 
 from rosi_edge.commands.hardening_options import hardening_options
 from rosi_edge.commands.options import PATH, Auto, Strength, elicit_option, runtime_flags
-from rosi_edge.commands.output import FINDING, HARM_LABELS, estimate_text, progress_bar, show_figures
+from rosi_edge.commands.output import (
+    FINDING,
+    HARM_LABELS,
+    estimate_text,
+    not_written,
+    progress_bar,
+    show_figures,
+)
 from rosi_edge.commands.quantizations import (
     exit_code,
     refuse_search_options,
@@ -102,7 +109,8 @@ class Duration(click.ParamType[float]):
 @click.option(
     "--force",
     is_flag=True,
-    help="Write the file whatever the verdict; if nothing keeps the constraints, the best balance.",
+    help="Write the file whatever the verdict, unless it refuses harmful requests less; if nothing keeps the "
+    "constraints, the best balance.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @runtime_flags
@@ -238,10 +246,7 @@ def _show(
         click.echo(f"attacks   {halving_words(report.stress)}")
     click.echo(f"time      {report.timing.total:.0f} s")
     if report.output is None:
-        from rosi_edge.diagnosis import costs_refusals
-
-        costs = report.changes is not None and costs_refusals(report.changes.guarded_refusal_rate)
-        click.echo("file      not written" + ("" if costs else "; --force writes it all the same"))
+        click.echo(f"file      {not_written(report.changes)}")
     else:
         click.echo(f"file      {output} ({report.output.size / 1e6:.1f} MB, sha256 {report.output.sha256})")
     if report_folder is not None:

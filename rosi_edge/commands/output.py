@@ -15,6 +15,7 @@ from rosi_edge.terminal import TerminalProgress
 if TYPE_CHECKING:
     # Not at run time: scipy alone would double the time of `inspect`.
     from rosi_edge.evaluation.statistics import Estimate, PairedChange
+    from rosi_edge.report.figures import Changes
 
 FINDING = 1
 COULD_NOT_RUN = 2
@@ -85,3 +86,12 @@ def interval_change_text(change: PairedChange | None) -> str:
     return (
         f"{change.change * 100:+.1f} points ({low:+.1f} to {high:+.1f}), p={change.p_value:.2g}, n={change.n}"
     )
+
+
+def not_written(changes: Changes | None) -> str:
+    """What is said of a file that was not kept, and how to keep it if that is possible."""
+    from rosi_edge.diagnosis import costs_refusals
+
+    if changes and costs_refusals(changes.harmful_refusal_rate, changes.guarded_refusal_rate):
+        return "not written: it refuses harmful requests less"
+    return "not written; --force writes it all the same"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from rosi_edge.commands.output import COULD_NOT_RUN, FINDING, show_figures
+from rosi_edge.commands.output import COULD_NOT_RUN, FINDING, not_written, show_figures
 from rosi_edge.errors import RosiEdgeError
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def show_files(files: Sequence[TransferredFile], outputs: Sequence[Path]) -> Non
         assert file.timing is not None
         click.echo(f"time      {file.timing.total:.0f} s")
         if file.output is None:
-            click.echo("file      not written; --force writes it all the same")
+            click.echo(f"file      {not_written(file.changes)}")
         else:
             size = file.output.size / 1e6
             click.echo(f"file      {output} ({size:.1f} MB, sha256 {file.output.sha256})")

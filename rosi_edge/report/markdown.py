@@ -50,7 +50,7 @@ _METHODS: dict[Method, str] = {
     "conditional": "conditional (the paper's direction; the input side of each edit is fitted)",
 }
 _ROUNDINGS = {
-    "grid": "grid (every block keeps its scales, codes are moved)",
+    "grid": "grid (codes are moved, and blocks keep their scales where those have room for the edit)",
     "requantize": "requantize (every block is quantized anew)",
 }
 

@@ -93,7 +93,7 @@ def main(directions: str, results: str, seconds: str = "1e9", pattern: str = "")
                 (abs(float(best.direction @ lost[b])) for b in best.layers if b in lost), default=None
             ),
             "windows": [
-                (len(c.layers), c.space, c.gap, c.noise_ratio, c.energy_ratio, c.by_noise, c.matrices)
+                (len(c.layers), c.space, c.gap, c.noise_ratio, c.energy_ratio, c.by_noise, c.matrices[0])
                 for c in found.candidates
             ],
         }

@@ -79,6 +79,7 @@ class TestFullStrength:
         found = look(weaken(whole, tmp_path, dict.fromkeys(range(LAYERS), u), kind))
         (hole,) = found.holes
         assert hole.layers == tuple(range(LAYERS))
+        assert set(hole.matrices) == {"mlp", "other"}
         assert abs(hole.direction @ u) > 0.99
         assert hole.energy_ratio < 0.05
         assert hole.confidence > 0.999
@@ -108,7 +109,7 @@ def test_in_one_kind_of_output(
     u = directions()[0]
     found = look(weaken(whole, tmp_path, dict.fromkeys(range(LAYERS), u), kind, outputs=(outputs,)))
     (hole,) = found.holes
-    assert hole.matrices == family
+    assert hole.matrices == (family,)
     assert hole.layers == tuple(range(LAYERS))
     assert abs(hole.direction @ u) > 0.99
 

@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 import baking
-import llama_cpp
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as T
+from plain_llama import high_level_llama
 from split_gguf import split_gguf
 
 from rosi_edge.bake import bake
@@ -104,9 +104,7 @@ def test_a_split_model_is_baked_and_verified(parts: list[Path], tmp_path: Path) 
         )
         found = verify(tmp_path / "out-00001-of-00003.gguf", source)
         assert found.passed, found.problems
-        runner = llama_cpp.Llama(
-            str(tmp_path / "out-00001-of-00003.gguf"), n_ctx=64, verbose=False, n_threads=1
-        )
+        runner = high_level_llama(tmp_path / "out-00001-of-00003.gguf", n_ctx=64, n_threads=1)
         assert runner.create_completion("Hi", max_tokens=2)["usage"]["completion_tokens"] >= 1
         runner.close()
         for name in ("out-00002-of-00003.gguf", "out-00003-of-00003.gguf"):

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-import llama_cpp
 import numpy as np
 import numpy.typing as npt
 import pytest
-from plain_llama import PlainLlama
+from plain_llama import PlainLlama, high_level_llama
 
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.runtime.engine import Tokens, ask
@@ -152,7 +151,7 @@ def test_generation_equals_chat_completion(
     demo_engine: LlamaEngine, demo_model: Path, prompts: list[Tokens]
 ) -> None:
     answers = demo_engine.generate(prompts, max_tokens=12)
-    model = llama_cpp.Llama(str(demo_model), n_ctx=512, verbose=False, n_threads=len(os.sched_getaffinity(0)))
+    model = high_level_llama(demo_model, n_ctx=512, n_threads=len(os.sched_getaffinity(0)))
     for request, answer in zip(REQUESTS, answers, strict=True):
         completion = model.create_chat_completion(
             [{"role": "user", "content": request}], temperature=0, max_tokens=12

@@ -232,6 +232,23 @@ def test_force_asks_nothing(play: Play, library: FakeLibrary) -> None:
     assert OUTPUT.exists()
 
 
+@pytest.mark.parametrize("forced", [True, False])
+def test_a_file_that_refuses_less_is_not_offered(play: Play, library: FakeLibrary, forced: bool) -> None:
+    library.verdict = library.verdict.model_copy(update={"status": "degraded"})
+    library.costs_refusals = True
+
+    async def script(driver: Driver) -> None:
+        if forced:
+            driver.wizard.choices = driver.wizard.choices.set(force=YES)
+        await driver.to(Step.BAKE)
+        await driver.press("enter")
+        await driver.at(Step.REPORT)
+        assert driver.shows("✗ degraded")
+
+    play(script)
+    assert not OUTPUT.exists()
+
+
 def test_an_attribute_is_named_where_harm_was(play: Play, library: FakeLibrary) -> None:
     async def script(driver: Driver) -> None:
         driver.wizard.choices = driver.wizard.choices.set(attribute="unknowable")

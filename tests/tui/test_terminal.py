@@ -75,7 +75,8 @@ class Terminal:
         self.run("send-keys", *names)
 
     def screen(self) -> str:
-        return self.run("capture-pane", "-p")
+        # -J: a line that is longer than the terminal is wide is one line.
+        return self.run("capture-pane", "-p", "-J")
 
     def until(self, *words: str, without: str | None = None, seconds: float = 240) -> None:
         """Wait until all of these words stand on the screen, and ``without`` does not."""
@@ -245,7 +246,7 @@ def test_from_start_to_report_on_a_tiny_model(terminal: Terminal, tmp_path: Path
 @pytest.mark.model
 @pytest.mark.timeout(1500)
 def test_from_start_to_report_on_the_demo_model(terminal: Terminal, demo_model: Path, tmp_path: Path) -> None:
-    """About four minutes on two cores with nothing else to do."""
+    """About a minute and a half on two cores with nothing else to do."""
     output = harden(terminal, tmp_path, demo_model, 14, seconds=300)
     assert inspect(output).hardened is not None
     assert (tmp_path / f"{output.stem}-report" / "report.json").exists()

@@ -170,7 +170,8 @@ class BakePane(StepPane):
             return session.verdict()
 
         def then(verdict: Any) -> None:
-            if verdict.status == "hardened" or session.after is None or force:
+            decided = verdict.status == "hardened" or session.after is None or session.costs_refusals
+            if decided or force:
                 self.finish(keep=force)
                 return
             self.app.push_screen(

@@ -47,12 +47,22 @@ class NotAbliterated:
             )
         hole = found.holes[0]
         return failed(
-            f"{_layers(hole)} hardly write along one direction: {hole.energy_ratio:.3f} of the energy of a "
-            f"typical one, confidence {hole.confidence:.4f}",
+            f"{_outputs(hole)}{_layers(hole)} hardly write along one direction: {hole.energy_ratio:.3f} of "
+            f"the energy of a typical one, confidence {hole.confidence:.4f}",
             "Use the original model, or repair it with rosi-edge harden",
             holes=[_evidence(each) for each in found.holes[:32]],
             smallest_energy_ratio=round(found.smallest, 4),
         )
+
+
+def _outputs(hole: Hole) -> str:
+    if len(hole.matrices) > 1:
+        return ""
+    return (
+        "the feed-forward outputs of "
+        if hole.matrices == ("mlp",)
+        else "the attention or other mixer outputs of "
+    )
 
 
 def _layers(hole: Hole) -> str:
@@ -63,6 +73,7 @@ def _layers(hole: Hole) -> str:
 def _evidence(hole: Hole) -> dict[str, object]:
     return {
         "layers": list(hole.layers),
+        "matrices": list(hole.matrices),
         "energy_ratio": round(hole.energy_ratio, 6),
         "gap": round(hole.gap, 4),
         "noise_ratio": None if hole.noise_ratio is None else round(hole.noise_ratio, 3),
