@@ -4,8 +4,8 @@ Parts, chosen with ``--only``: ``demo`` (delivered, noise against requantization
 edit, time), ``Q4_0``, ``Q3_K`` and ``Q2_K`` (the same model by llama.cpp's quantizer), ``large`` (a 7B-shaped
 file: time against ``cp``, memory, growth with the edited tensors). All files lie in a temporary folder.
 
-Tensors are rounded as ``rosi-edge harden`` does by default, with ``--promote auto``; the other versions without
-the rows that calibration reads, as ``--also`` does.
+Tensors are rounded as ``rosi-edge harden`` does by default, with ``--promote auto``; those of other versions
+without the rows that calibration reads, as ``--also`` does.
 
 The edit is a plain conditional one: along the direction of the layer three fifths up, in both write matrices
 of the upper half of the layers, keys by ridge regression; or that of ``--adapter FILE``.

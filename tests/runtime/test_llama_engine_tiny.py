@@ -1,7 +1,9 @@
 """The llama.cpp engine on tiny full-precision files of several architectures, where agreement is exact.
 
 Exact once two roundings are off: keys and values are kept in half precision, and flash attention adds up in
-half precision in some of its kernels, so that the size of a batch shows in the third decimal.
+half precision in some of its kernels, so that the size of a batch shows in the third decimal. One is left:
+llama.cpp looks GELU up in a table of half-precision numbers, and where a processor rounds sums otherwise in a
+batch, an input falls on the next entry.
 """
 
 from __future__ import annotations
@@ -82,6 +84,12 @@ def reference_logprobs(path: Path, prompts: list[Tokens]) -> Float32:
     return log_softmax(rows)
 
 
+def tolerance(path: Path) -> float:
+    with GgufFile.open(path) as file:
+        gelu = (file.text("general.architecture") or "").startswith("gemma")
+    return 1e-3 if gelu else 1e-4
+
+
 def matrix_names(path: Path) -> list[str]:
     with GgufFile.open(path) as file:
         return [matrix.name for matrix in write_matrices(file)]
@@ -125,11 +133,12 @@ def test_the_last_stream_is_the_embedding_before_the_norm(path: Path, engine: Ll
 def test_a_batch_gives_what_one_prompt_at_a_time_gives(path: Path, engine: LlamaEngine) -> None:
     prompts = prompts_of(engine)
     expected = reference_logprobs(path, prompts)
-    np.testing.assert_allclose(engine.next_token_logprobs(prompts), expected, rtol=0, atol=1e-4)
+    within = tolerance(path)
+    np.testing.assert_allclose(engine.next_token_logprobs(prompts), expected, rtol=0, atol=within)
     # One prompt after the other as well, in an order that leaves the shared prefix in the cache.
     for index in (1, 0, 2):
         single = engine.next_token_logprobs([prompts[index]])
-        np.testing.assert_allclose(single[0], expected[index], rtol=0, atol=1e-4)
+        np.testing.assert_allclose(single[0], expected[index], rtol=0, atol=within)
 
 
 def test_sharing_the_prefix_changes_nothing(path: Path, engine: LlamaEngine) -> None:
@@ -137,8 +146,9 @@ def test_sharing_the_prefix_changes_nothing(path: Path, engine: LlamaEngine) -> 
     request = TapRequest(blocks=(0, 2), inputs=(matrix_names(path)[-1],))
     shared = engine.capture(prompts, request)
     alone = engine.capture(prompts, request, share_prefix=False)
+    within = tolerance(path)
     for block in (0, 2):
-        np.testing.assert_allclose(shared.stream_rows(block), alone.stream_rows(block), rtol=0, atol=1e-4)
+        np.testing.assert_allclose(shared.stream_rows(block), alone.stream_rows(block), rtol=0, atol=within)
 
 
 def test_an_adapter_does_what_editing_the_weights_does(
