@@ -75,7 +75,8 @@ class TensorCheck(BaseModel):
 
     Attributes:
         changed: weights that differ from the base.
-        scales: whether they are the base's; ``none`` for plain floats, which have no scales.
+        scales: ``untouched`` are the base's, ``changed`` are not and should be; ``requantized``, ``promoted``
+            and ``rescaled`` ones are others, as declared; plain floats have ``none``.
         largest_step: how far the weight that is furthest from its wanted value lies from it, in steps.
         noise_steps: the same as root mean square over all weights.
         along_edit: the change's projection onto the declared edit, in parts of the edit. What inputs see of
@@ -576,7 +577,7 @@ class EditedMatrix:
         return again is not None and again.tobytes() == new.tobytes()
 
     def _quantized(self, wanted: Float32) -> Bytes | None:
-        """What the quantizer makes of weights, in the file's type; None where it cannot, of NaN."""
+        """What the quantizer makes of weights, in the file's type; None for a type it cannot write."""
         try:
             return quantize(wanted.astype(np.float32), self._new.type).reshape(len(wanted), -1)
         except RosiEdgeError:
