@@ -222,7 +222,7 @@ class HardeningSession:
         self.baked: list[BakedTensor] = []
         self._file: GgufFile | Checkpoint = open_weights(model)
         try:
-            self.matrices = require_hardenable(self._file)
+            self.matrices = require_hardenable(self._file, options.engine.template)
             with self._watch.measure("read"):
                 self.inspection: Inspection = inspect(self._file, with_sha256=True, progress=progress)
             self._check()

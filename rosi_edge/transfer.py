@@ -184,7 +184,7 @@ def check_targets(targets: Sequence[Target], found: FoundEdits | None, options: 
 
 def _open_to_hardening(weights: GgufFile | Checkpoint, options: TransferOptions) -> Mapping[str, Float32]:
     """Refuse what cannot be hardened, or has been before; the importances of its matrices, where given."""
-    matrices = require_hardenable(weights)
+    matrices = require_hardenable(weights, options.engine.template)
     if inspect(weights).hardened and not options.force:
         raise UnsupportedModelError(
             f"{weights.path.name} has been hardened before", "Harden the original file, or add --force"

@@ -45,8 +45,14 @@ class Driver:
         await self.pilot.pause()
 
     async def at(self, step: Step) -> None:
-        """Wait until a step is shown and nothing works."""
-        await self.until(lambda: self.wizard.here is step and self.wizard.jobs.current is None)
+        """Wait until a step is shown, nothing works, and a key has somewhere to go."""
+        await self.until(
+            lambda: (
+                self.wizard.here is step
+                and self.wizard.jobs.current is None
+                and self.wizard.focused is not None
+            )
+        )
 
     async def done(self, step: Step) -> None:
         """Wait until a step is done and nothing works."""

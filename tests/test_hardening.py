@@ -14,7 +14,7 @@ import llama_cpp
 import numpy as np
 import pytest
 from fake_engine import prompt_set
-from tiny_gguf import write_tiny_llama
+from tiny_gguf import CHATML, write_tiny_llama
 
 from rosi_edge.conditional_search import ConditionalOptions
 from rosi_edge.errors import OutputError, RosiEdgeError, UnsupportedModelError
@@ -276,6 +276,14 @@ def test_what_is_refused_before_any_work(source: Path, tmp_path: Path) -> None:
         harden(base, target, plan(), Changed(), OPTIONS)
     assert digest(source) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base.gguf", "link.gguf", "models"]
+
+
+def test_a_base_model_with_a_template_beside_it(tmp_path: Path) -> None:
+    base = write_tiny_llama(tmp_path / "base.gguf", layers=3, chat_template=None)
+    options = replace(OPTIONS, engine=replace(OPTIONS.engine, template=CHATML))
+    report = harden(base, tmp_path / "out.gguf", plan(), Changed(), options)
+    assert report.verdict.status == "hardened"
+    assert (tmp_path / "out.gguf").exists()
 
 
 CONDITIONAL = replace(

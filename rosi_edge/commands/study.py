@@ -66,16 +66,17 @@ def calibration(
 
     whole = RequestSets(*(bundled(kind, Part.CALIBRATION) for kind in Kind))
     choosing = plan_prompts({}, seed=seed).choosing
+    options = replace(engine_options(**runtime), held=192)
     with progress_bar() as progress:
         path = resolve(model, progress)
         with (
             GgufFile.open(path) as file,
-            ChildEngine(path, replace(engine_options(**runtime), held=192)) as engine,
+            ChildEngine(path, options) as engine,
         ):
             found = study_calibration(
                 engine,
                 file,
-                require_hardenable(file),
+                require_hardenable(file, options.template),
                 whole,
                 choosing,
                 KeywordJudge(),
@@ -130,16 +131,17 @@ def directions(model: str, most: int, as_json: bool, **runtime: Any) -> None:
     choosing = RequestSets(
         bundled(Kind.HARMFUL, Part.CHOOSING), plan.choosing.harmless, plan.choosing.sounds_harmful
     )
+    options = replace(engine_options(**runtime), held=192)
     with progress_bar() as progress:
         path = resolve(model, progress)
         with (
             open_weights(path) as weights,
-            open_engine(path, replace(engine_options(**runtime), held=192)) as engine,
+            open_engine(path, options) as engine,
         ):
             found = study_directions(
                 engine,
                 weights,
-                require_hardenable(weights),
+                require_hardenable(weights, options.template),
                 plan.calibration,
                 choosing,
                 KeywordJudge(),

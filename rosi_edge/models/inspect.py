@@ -72,6 +72,9 @@ class WriteMatrixSummary(BaseModel):
     post_norm: str | None
 
 
+NO_TEMPLATE = "the file has no chat template, so it is a base model that does not chat"
+
+
 class Inspection(BaseModel):
     """Facts about a model file.
 
@@ -101,6 +104,11 @@ class Inspection(BaseModel):
     reasons: list[str]
     hardened: dict[str, Any] | None
     warnings: list[str]
+
+    def with_template(self) -> Inspection:
+        """The same file where a chat template is given beside it."""
+        reasons = [reason for reason in self.reasons if reason != NO_TEMPLATE]
+        return self.model_copy(update={"reasons": reasons, "can_harden": not reasons})
 
 
 def inspect(
@@ -140,7 +148,7 @@ def _inspect(gguf_file: Weights, digest: str | None) -> Inspection:
             reasons.append(error.message)
         reasons += _reasons(matrices)
         if not template:
-            reasons.append("the file has no chat template, so it is a base model that does not chat")
+            reasons.append(NO_TEMPLATE)
     hardened = own_metadata(gguf_file)
     warnings = []
     if hardened:
@@ -177,16 +185,23 @@ def _inspect(gguf_file: Weights, digest: str | None) -> Inspection:
     )
 
 
-def require_hardenable(gguf_file: GgufFile | Checkpoint) -> list[WriteMatrix]:
+def require_hardenable(gguf_file: GgufFile | Checkpoint, template: str | None = None) -> list[WriteMatrix]:
     """The write matrices of a file that can be hardened.
+
+    Args:
+        template: a chat template that is given beside the file.
 
     Raises:
         UnsupportedModelError: it cannot; the message is the first of the reasons ``inspect`` gives.
         ModelFileError: the file contradicts itself.
     """
     inspection = inspect(gguf_file)
+    if template is not None:
+        inspection = inspection.with_template()
     if inspection.reasons:
-        raise UnsupportedModelError(inspection.reasons[0], "Choose another model file")
+        reason = inspection.reasons[0]
+        or_template = ", or add --template FILE if it does" if reason == NO_TEMPLATE else ""
+        raise UnsupportedModelError(reason, f"Choose another model file{or_template}")
     return write_matrices(gguf_file)
 
 

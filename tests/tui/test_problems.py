@@ -6,6 +6,7 @@ import errno
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from drive_wizard import Driver
@@ -23,6 +24,7 @@ from rosi_edge.errors import (
     RosiEdgeError,
     UnsupportedModelError,
 )
+from rosi_edge.models.inspect import NO_TEMPLATE
 
 Play = Callable[..., Wizard]
 
@@ -89,11 +91,12 @@ def test_a_file_that_cannot_be_hardened(play: Play, library: FakeLibrary) -> Non
         library.model,
         can_harden=False,
         chat_template=False,
-        reasons=["the file has no chat template, so it is a base model that does not chat"],
+        reasons=[NO_TEMPLATE],
         name="[bold]evil[/] \x1b[31mname",
     )
 
     async def script(driver: Driver) -> None:
+        await driver.at(Step.MODEL)
         await driver.press("enter")
         await driver.at(Step.CHECKUP)
         assert driver.shows("✗ no: the file has no chat template", "[bold]evil[/]")
@@ -104,6 +107,30 @@ def test_a_file_that_cannot_be_hardened(play: Play, library: FakeLibrary) -> Non
 
     play(script)
     assert library.sessions == []
+
+
+def test_a_template_makes_a_base_model_chat(play: Play, library: FakeLibrary) -> None:
+    library.inspected = inspection(
+        library.model, can_harden=False, chat_template=False, reasons=[NO_TEMPLATE]
+    )
+    Path("template.jinja").write_text("{{ messages[0]['content'] }}")
+
+    async def script(driver: Driver) -> None:
+        await driver.at(Step.MODEL)
+        await driver.press("enter")
+        await driver.at(Step.CHECKUP)
+        assert driver.shows("✗ no: the file has no chat template")
+        await driver.press("f5")
+        await driver.until(lambda: driver.shows("Advanced settings"))
+        driver.wizard.screen.query_one("#template", Input).value = "template.jinja"
+        await driver.press("f5")
+        await driver.until(lambda: len(driver.wizard.screen_stack) == 1)
+        await driver.press("enter")
+        await driver.done(Step.CHECKUP)
+        assert driver.shows("✓ yes")
+
+    play(script)
+    assert len(library.sessions) == 1
 
 
 @pytest.mark.parametrize("step", [Step.MODEL, Step.CALIBRATE, Step.STRENGTH, Step.TRY, Step.BAKE])

@@ -82,6 +82,8 @@ class CheckupPane(StepPane):
         def work(activity: Activity) -> Any:
             with activity.stage(f"Reading {path.name}"):
                 found = wizard.library.inspect(path)
+            if wizard.choices.text("template"):
+                found = found.with_template()
             activity.emit(found)
             if not found.can_harden:
                 return None
