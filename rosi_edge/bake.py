@@ -389,8 +389,7 @@ def _attempt(
 ) -> RoundedTensor:
     """Round a tensor's edits into blocks of one type."""
     rows, columns = tensor.shape[-2:]
-    # (matrices, rows, bytes a row): one matrix, or one an expert.
-    matrices = old.reshape(-1, rows, old.size // (tensor.elements // columns))
+    matrices = _matrices(tensor, old)
     if kind == tensor.type:
         new = matrices.copy()
     else:
@@ -418,6 +417,12 @@ def _attempt(
     return RoundedTensor(data, kind, tuple(baked), sha256_of_bytes(old), sha256_of_bytes(data))
 
 
+def _matrices(tensor: TensorInfo, data: Bytes) -> Bytes:
+    """A tensor's bytes as (matrices, rows, bytes a row): one matrix, or one an expert."""
+    rows, columns = tensor.shape[-2:]
+    return data.reshape(-1, rows, data.size // (tensor.elements // columns))
+
+
 def _with_comparison(
     work: RoundedTensor,
     tensor: TensorInfo,
@@ -428,8 +433,7 @@ def _with_comparison(
     """With the figures of the other rounding, in the tensor's own type, whatever it has got."""
     if settings.compare is None or tensor.type not in supported_grids():
         return work
-    rows, columns = tensor.shape[-2:]
-    matrices = old.reshape(-1, rows, old.size // (tensor.elements // columns))
+    matrices = _matrices(tensor, old)
     baked = []
     for result, its in zip(work.baked, by_matrix(edits).values(), strict=True):
         own = matrices[its[0].expert or 0]
