@@ -22,6 +22,7 @@ from rosi_edge.abliteration import find_holes
 from rosi_edge.bake import BakedTensor
 from rosi_edge.bias_correction import Correction, bake_corrected, measure_exact
 from rosi_edge.calibration import Calibration, calibrate, candidate_matrices
+from rosi_edge.cancellation import Cancellation, cancellable
 from rosi_edge.conditional_search import (
     CandidateDirection,
     ConditionalOptions,
@@ -199,6 +200,7 @@ class HardeningSession:
         self._prompts = prompts
         self._judge = judge
         self._watch = Stopwatch()
+        self.cancellation = Cancellation()
         self._engine: StoppableEngine | None = None
         self._hardened_engine: StoppableEngine | None = None
         self._calibration: Calibration | None = None
@@ -264,6 +266,7 @@ class HardeningSession:
     def cancel(self) -> None:
         """Stop the running step at once, from another thread: it ends in KeyboardInterrupt. The session goes
         on from the step before."""
+        self.cancellation.request()
         for engine in (self._engine, self._hardened_engine):
             if engine is not None:
                 engine.cancel()
@@ -271,6 +274,7 @@ class HardeningSession:
     @property
     def engine(self) -> Engine:
         """The original model, running; started when first asked for and again after a cancellation."""
+        self.cancellation.check()
         if self._engine is not None and not self._engine.alive:
             self._stop_engine()
         if self._engine is None:
@@ -279,8 +283,13 @@ class HardeningSession:
 
     def _opened(self, model: Path, options: EngineOptions) -> StoppableEngine:
         with self.progress.stage("Loading the model") as advance:
-            # There is no engine to cancel yet: the listener is asked.
-            return open_engine(model, options, look=lambda: advance(0))
+
+            def look() -> None:
+                # There is no engine to cancel yet.
+                self.cancellation.check()
+                advance(0)
+
+            return open_engine(model, options, look=look)
 
     def _stop_engine(self) -> None:
         if self._engine is not None:
@@ -319,6 +328,7 @@ class HardeningSession:
 
     # --- calibrate -------------------------------------------------------------------------------------
 
+    @cancellable
     def calibrate(self) -> Directions:
         """Read activations; directions of every layer, and for the conditional method the inputs that keys
         are solved from."""
@@ -377,6 +387,7 @@ class HardeningSession:
 
     # --- search ----------------------------------------------------------------------------------------
 
+    @cancellable
     def search(self) -> SearchResult:
         """Which direction, where, how strong; leaves the choice in ``chosen``."""
         if self.directions is None:
@@ -479,6 +490,7 @@ class HardeningSession:
 
     # --- try -------------------------------------------------------------------------------------------
 
+    @cancellable
     def apply(self, strength: float | None) -> None:
         """Make the chosen edits active in the running engine at some strength; None restores the original."""
         if self._handle is not None:
@@ -491,12 +503,14 @@ class HardeningSession:
         self._handle = engine.load_edits(self.chosen.edits)
         engine.apply({self._handle: strength})
 
+    @cancellable
     def answer(self, request: str, on_text: Callable[[str], None], *, max_tokens: int = 200) -> None:
         """Stream the running model's answer to a request, piece by piece."""
         self.engine.stream(self.engine.encode([ask(request)])[0], max_tokens=max_tokens, on_text=on_text)
 
     # --- before, bake, after ---------------------------------------------------------------------------
 
+    @cancellable
     def measure_before(self) -> Behaviour:
         """The original model on the reporting prompts."""
         self.apply(None)
@@ -515,6 +529,7 @@ class HardeningSession:
                 self.stress_before = self._stress(self.engine, "Jailbreaks on the original model")
         return self.before
 
+    @cancellable
     def bake(self, output: Path) -> list[BakedTensor]:
         """Write the chosen edits into a draft beside ``output``; ``finish`` gives it its name."""
         place = self.check_target(output)
@@ -584,6 +599,7 @@ class HardeningSession:
         assert self.chosen is not None
         return [edit.scaled(self.chosen.strength) for edit in self.chosen.edits]
 
+    @cancellable
     def measure_after(self) -> Behaviour | None:
         """The written file on the reporting prompts, and against the exact edit on the choosing ones."""
         if self._draft is None or self.before is None or self.chosen is None:

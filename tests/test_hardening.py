@@ -16,6 +16,7 @@ import pytest
 from fake_engine import prompt_set
 from tiny_gguf import CHATML, write_tiny_llama
 
+from rosi_edge.bake import BakedTensor
 from rosi_edge.conditional_search import ConditionalOptions
 from rosi_edge.errors import OutputError, RosiEdgeError, UnsupportedModelError
 from rosi_edge.evaluation import behaviour
@@ -368,13 +369,44 @@ def test_an_interrupted_search_goes_on(source: Path, tmp_path: Path) -> None:
 def test_a_session_is_cancelled_from_another_thread_and_goes_on(source: Path) -> None:
     with HardeningSession(source, plan(), Changed(), CONDITIONAL) as session:
         assert session.engine.facts.layers == 3
-        timer = threading.Timer(0.2, session.cancel)
-        timer.start()
-        with pytest.raises(KeyboardInterrupt):
-            for _ in range(10_000):
-                session.calibrate()
-        timer.join()
+        session.cancel()
+        session.calibrate()
+        done = threading.Event()
+
+        def insist() -> None:
+            while not done.wait(0.1):
+                session.cancel()
+
+        thread = threading.Thread(target=insist)
+        thread.start()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                for _ in range(10_000):
+                    session.calibrate()
+        finally:
+            done.set()
+            thread.join()
         assert len(session.calibrate().separation) == 3
+
+
+def test_a_session_is_cancelled_while_no_engine_runs(source: Path, tmp_path: Path) -> None:
+    """While weights are rounded there is no process whose end could be noticed."""
+    wanted = []
+
+    def cancel(_: BakedTensor) -> None:
+        if not wanted:
+            wanted.append(True)
+            session.cancel()
+
+    options = replace(CONDITIONAL, force=True)
+    with HardeningSession(source, plan(), Changed(), options, events=Events(baked=cancel)) as session:
+        session.calibrate()
+        session.search()
+        session.measure_before()
+        with pytest.raises(KeyboardInterrupt):
+            session.bake(tmp_path / "out.gguf")
+        assert session.bake(tmp_path / "out.gguf")
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".gguf"] == []
 
 
 def test_a_session_answers_with_and_without_the_edit(source: Path, tmp_path: Path) -> None:
