@@ -14,9 +14,7 @@ of the upper half of the layers, keys by ridge regression; or that of ``--adapte
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -32,6 +30,7 @@ from typing import Any
 import large_model
 import llama_cpp
 import numpy as np
+from quantizations import quantize
 
 from rosi_edge.bake import BakedTensor
 from rosi_edge.direction import Directions
@@ -45,7 +44,6 @@ from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.sources import resolve
 from rosi_edge.progress import Advance
 from rosi_edge.prompt_plan import PromptPlan, plan_prompts
-from rosi_edge.runtime import llama_abi
 from rosi_edge.runtime.engine import EngineOptions, ask
 from rosi_edge.runtime.taps import TapRequest
 from rosi_edge.search import FrontierPoint
@@ -187,7 +185,7 @@ def version(
 ) -> None:
     """What arrives in the same model by llama.cpp's quantizer."""
     path = folder / f"{name}.gguf"
-    _quantize(source, path, VERSIONS[name], threads)
+    quantize(source, path, VERSIONS[name], threads)
     print(f"{source.name} as {name}")
     stages = Stages()
     with _session(path, prompts, threads, stages) as session:
@@ -255,17 +253,6 @@ def _write_edits(source: Path, target: Path, prompts: PromptPlan, threads: int |
             key = (rows.T @ np.linalg.solve(gram, wanted.astype(np.float64))).astype(np.float32)
             edits.append(RankOneEdit(matrix.name, write_direction(file, matrix, direction), STRENGTH * key))
     write_adapter(target, edits, architecture=session.inspection.architecture or "")
-
-
-def _quantize(source: Path, target: Path, kind: int, threads: int | None) -> None:
-    llama_abi.silence()
-    parameters = llama_cpp.llama_model_quantize_default_params()
-    parameters.nthread = threads or len(os.sched_getaffinity(0))
-    parameters.ftype = kind
-    # The demo model is published quantized.
-    parameters.allow_requantize = True
-    if llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(parameters)):
-        sys.exit(f"llama.cpp cannot quantize {source.name}")
 
 
 def _table(baked: Sequence[BakedTensor]) -> None:

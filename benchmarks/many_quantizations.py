@@ -8,13 +8,13 @@ the four are baked and not measured before and after. Goal: at most 1.5 times th
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import llama_cpp
+from quantizations import quantize
 
 from rosi_edge.models.sources import resolve
 
@@ -25,16 +25,6 @@ TYPES = {
     "Q5_K_M": llama_cpp.LLAMA_FTYPE_MOSTLY_Q5_K_M,
     "Q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0,
 }
-
-
-def quantize(model: Path, target: Path, kind: int) -> Path:
-    """By llama.cpp, from a file that is quantized already."""
-    parameters = llama_cpp.llama_model_quantize_default_params()
-    parameters.ftype = kind
-    parameters.allow_requantize = True
-    if llama_cpp.llama_model_quantize(os.fsencode(model), os.fsencode(target), parameters):
-        raise SystemExit(f"llama.cpp could not make {target.name}")
-    return target
 
 
 def main() -> None:

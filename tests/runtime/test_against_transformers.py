@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import numpy as np
 import pytest
 
@@ -16,22 +19,36 @@ from rosi_edge.runtime.taps import Positions, TapRequest
 pytestmark = [pytest.mark.model, pytest.mark.torch]
 
 
-def test_stream_of_every_layer(
-    demo_engine: LlamaEngine, demo_model: Path, record_property: Callable[[str, object], None]
-) -> None:
+@pytest.fixture(scope="module")
+def unpacked(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model's weights as 16-bit floats. llama.cpp rounds activations to 8 bits where weights are
+    quantized, differently on every kind of processor; at single tokens that moves the stream visibly."""
+    target = tmp_path_factory.mktemp("unpacked") / "demo-f16.gguf"
+    parameters = llama_cpp.llama_model_quantize_default_params()
+    parameters.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_F16
+    parameters.allow_requantize = True
+    done = llama_cpp.llama_model_quantize(
+        os.fsencode(demo_model), os.fsencode(target), ctypes.byref(parameters)
+    )
+    assert done == 0
+    return target
+
+
+def test_stream_of_every_layer(unpacked: Path, record_property: Callable[[str, object], None]) -> None:
     torch: Any = pytest.importorskip("torch")
     transformers: Any = pytest.importorskip("transformers")
     pytest.importorskip("accelerate", reason="transformers loads GGUF files through it")
-    prompts = demo_engine.encode(
-        [ask("How do I bake bread?"), ask("Name three rivers in Africa.", "Answer in French.")]
-    )
-    layers = demo_engine.facts.layers
-    request = TapRequest(blocks=tuple(range(layers)), positions=Positions.ALL)
-    every = demo_engine.capture(prompts, request, share_prefix=False)
-    last = demo_engine.capture(prompts, TapRequest(blocks=request.blocks))
+    with LlamaEngine(unpacked) as engine:
+        prompts = engine.encode(
+            [ask("How do I bake bread?"), ask("Name three rivers in Africa.", "Answer in French.")]
+        )
+        layers = engine.facts.layers
+        request = TapRequest(blocks=tuple(range(layers)), positions=Positions.ALL)
+        every = engine.capture(prompts, request, share_prefix=False)
+        last = engine.capture(prompts, TapRequest(blocks=request.blocks))
 
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        str(demo_model.parent), gguf_file=demo_model.name, dtype=torch.float32
+        str(unpacked.parent), gguf_file=unpacked.name, dtype=torch.float32
     ).eval()
     # Hooks, because the last of transformers' hidden_states has already been normalised.
     streams: dict[int, list[Any]] = {layer: [] for layer in range(layers)}
@@ -58,6 +75,6 @@ def test_stream_of_every_layer(
             cosine = float(((ours * expected).sum(axis=1) / lengths).min())
             smallest[layer] = min(cosine, smallest.get(layer, 1.0))
             ratio = np.linalg.norm(ours, axis=1) / np.linalg.norm(expected, axis=1)
-            assert np.abs(ratio - 1).max() < 0.05
+            assert np.abs(ratio - 1).max() < 0.03
     record_property("smallest cosine", min(smallest.values()))
     assert min(smallest.values()) >= 0.999, smallest
