@@ -80,7 +80,7 @@ def main() -> None:
         with TorchEngine(checkpoint) as torch_engine:
             seconds, theirs = read(torch_engine, prompts, request)
     print(f"{len(prompts)} prompts; smallest cosines over {len(request.blocks)} blocks")
-    print(f"{'torch, float32':44}{seconds:8.2f} s")
+    print(f"{'torch, float32':40}{seconds:8.2f} s")
     half = len(harmful)
     for name, (ours_seconds, ours) in captures.items():
         streams, directions = [], []
@@ -90,7 +90,7 @@ def main() -> None:
             apart = [rows[:half].mean(axis=0) - rows[half:].mean(axis=0) for rows in (one, two)]
             directions.append(smallest_cosine(apart[0][None], apart[1][None]))
         print(
-            f"{'llama.cpp, ' + name:44}{ours_seconds:8.2f} s   torch {seconds / ours_seconds:.2f} × as long   "
+            f"{'llama.cpp, ' + name:40}{ours_seconds:8.2f} s  torch {seconds / ours_seconds:.2f} × as long  "
             f"streams {min(streams):.4f}, directions {min(directions):.4f} (block {np.argmin(directions)})"
         )
 
