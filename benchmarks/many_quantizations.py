@@ -55,6 +55,9 @@ def main() -> None:
             f"{Path(file['reference']).name:24} {file['timing']['total']:7.0f} s   {verdict}, "
             f"delivered {file['delivered']:.2f} ({least:.2f} at the least)"
         )
+        print(
+            "    " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in file["timing"]["stages"].items())
+        )
     print(f"all five                 {total:7.0f} s   {total / one:.2f} × one (goal: at most 1.5)")
 
 

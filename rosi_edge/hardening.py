@@ -66,7 +66,7 @@ from rosi_edge.report import schema
 from rosi_edge.report.facts import OutputFile
 from rosi_edge.report.from_hardening import RoundingCheck, Run, hardening_report
 from rosi_edge.report.schema import Method
-from rosi_edge.rounding_inputs import input_factors, stand_ins, unseen_inputs
+from rosi_edge.rounding_inputs import SharedFactors, input_factors, stand_ins, unseen_inputs
 from rosi_edge.runtime.engine import Engine, EngineOptions, StoppableEngine, ask
 from rosi_edge.runtime.open_engine import open_engine
 from rosi_edge.search import FrontierPoint, SearchOptions, SearchResult, best_balance, search
@@ -149,6 +149,7 @@ def harden(
     judge: Judge,
     options: HardenOptions,
     progress: Progress = SILENT,
+    shared: SharedFactors | None = None,
 ) -> schema.HardeningReport:
     """Harden ``model`` into ``output``.
 
@@ -156,10 +157,13 @@ def harden(
     ``hardened`` is taken away again unless ``options.force``; one that refuses harmful requests less is in
     any case.
 
+    Args:
+        shared: keeps the inputs that the rounding was fitted to, for the model's other files.
+
     Raises:
         RosiEdgeError: whatever is wrong with the model, the prompts or the place of the output.
     """
-    with HardeningSession(model, prompts, judge, options, progress) as session:
+    with HardeningSession(model, prompts, judge, options, progress, shared=shared) as session:
         session.check_target(output)
         session.calibrate()
         session.search()
@@ -192,6 +196,7 @@ class HardeningSession:
         options: HardenOptions,
         progress: Progress = SILENT,
         events: Events = Events(),  # noqa: B008
+        shared: SharedFactors | None = None,
     ) -> None:
         self.events = events
         self.model = model
@@ -199,6 +204,7 @@ class HardeningSession:
         self.progress = progress
         self._prompts = prompts
         self._judge = judge
+        self._shared = SharedFactors() if shared is None else shared
         self._watch = Stopwatch()
         self.cancellation = Cancellation()
         self._engine: StoppableEngine | None = None
@@ -550,6 +556,7 @@ class HardeningSession:
                 known = None if self._calibration is None else self._calibration.inputs
                 factors = input_factors(self.engine, self._prompts.calibration, edits, self.progress, known)
                 self._rounding = GridRounding(factors)
+                self._shared.keep(factors)
             else:
                 self._rounding = Requantize(self._importance)
             self._probes = {**self._probes, **stand_ins(edits, self._probes, factors)}

@@ -70,6 +70,25 @@ def unseen_inputs(
     return probes, aims
 
 
+class SharedFactors:
+    """Input factors that are read on one of a model's files and used for all of them. Quantization moves a
+    matrix's inputs by far less than prompts differ."""
+
+    def __init__(self) -> None:
+        self._factors: Mapping[str, InputFactor] = {}
+
+    def keep(self, factors: Mapping[str, InputFactor]) -> None:
+        self._factors = factors
+
+    def read(
+        self, engine: Engine, sets: RequestSets, edits: Sequence[RankOneEdit], progress: Progress = SILENT
+    ) -> Mapping[str, InputFactor]:
+        """Those that are known, or else this engine's; see ``input_factors``."""
+        if not by_matrix(edits).keys() <= self._factors.keys():
+            self._factors = input_factors(engine, sets, edits, progress)
+        return self._factors
+
+
 def stand_ins(
     edits: Sequence[RankOneEdit], known: Mapping[str, Float32], factors: Mapping[str, InputFactor]
 ) -> dict[str, Float32]:

@@ -1,8 +1,9 @@
 """Edits found on one form of a model, baked into its other files: harden once, bake every quantization.
 
 What was found on the full-precision checkpoint (or on any one file) is a set of rank-one edits under GGUF
-names. They fit every file of the same model: a quantized file has the same matrices in the same order. Each
-file is rounded by its own activations and measured on its own, before and after.
+names. They fit every file of the same model: a quantized file has the same matrices in the same order.
+Activations that roundings are fitted to are read on the first file; what arrived is measured on each file's
+own activations, and its answers before and after.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ from rosi_edge.report import schema
 from rosi_edge.report.facts import ModelFacts
 from rosi_edge.report.from_behaviour import figures, report_changes
 from rosi_edge.report.from_hardening import edited_tensors
-from rosi_edge.rounding_inputs import input_factors, stand_ins, unseen_inputs
+from rosi_edge.rounding_inputs import SharedFactors, stand_ins, unseen_inputs
 from rosi_edge.runtime.engine import EngineOptions, StoppableEngine
 from rosi_edge.runtime.open_engine import open_engine
 from rosi_edge.stopwatch import Stopwatch
@@ -199,17 +200,22 @@ def transfer_all(
     judge: Judge,
     options: TransferOptions,
     progress: Progress = SILENT,
+    shared: SharedFactors | None = None,
 ) -> tuple[schema.TransferredFile, ...]:
     """Bake the edits into every target. What goes wrong with one is said in its place, and the others go on.
+
+    Args:
+        shared: inputs of the edited matrices that have been read on another file of the model.
 
     Raises:
         RosiEdgeError: whatever ``check_targets`` finds, before anything is written.
     """
     check_targets(targets, found, options)
+    shared = SharedFactors() if shared is None else shared
     done = []
     for target in targets:
         try:
-            done.append(transfer(target, found, prompts, judge, options, progress))
+            done.append(transfer(target, found, prompts, judge, options, progress, shared))
         except EngineCrashError:
             raise
         except RosiEdgeError as error:
@@ -224,10 +230,14 @@ def transfer(
     judge: Judge,
     options: TransferOptions,
     progress: Progress = SILENT,
+    shared: SharedFactors | None = None,
 ) -> schema.TransferredFile:
-    """Bake the edits into one file, rounded by its own activations.
+    """Bake the edits into one file.
 
     The output is there afterwards exactly if the result has an ``output``.
+
+    Args:
+        shared: inputs of the edited matrices, where they have been read; its own otherwise.
 
     Raises:
         UnsupportedModelError: the edits are those of another model.
@@ -260,7 +270,8 @@ def transfer(
                 factors: Mapping[str, InputFactor] = {}
                 rounding: Rounding
                 if options.rounding == "grid":
-                    factors = input_factors(engine, prompts.calibration, found.edits, progress)
+                    shared = SharedFactors() if shared is None else shared
+                    factors = shared.read(engine, prompts.calibration, found.edits, progress)
                     rounding = GridRounding(factors)
                 else:
                     rounding = Requantize(importance)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,15 +14,19 @@ import numpy as np
 import pytest
 from command import assert_refused, rosi_edge, write_requests
 from gguf import GGMLQuantizationType
+from test_hardening import OPTIONS as HARDENING
 from test_hardening import Changed, Unmoved, plan
 from tiny_gguf import write_tiny_llama
 
 from rosi_edge.errors import ModelFileError, OutputError, UnsupportedModelError
+from rosi_edge.hardening import harden
 from rosi_edge.injection.adapter import write_adapter
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.progress import Advance
 from rosi_edge.quantization.codec import dequantize
 from rosi_edge.quantization.promotion import NEVER
+from rosi_edge.rounding_inputs import SharedFactors
 from rosi_edge.runtime.engine import EngineOptions
 from rosi_edge.transfer import FoundEdits, Target, TransferOptions, edits_from, transfer, transfer_all
 from rosi_edge.verify import verify
@@ -121,6 +127,56 @@ def test_one_that_cannot_hold_the_edit_does_not_stop_the_others(tmp_path: Path) 
     assert (coarse.output, coarse.tensors) == (None, ())
     assert exact.output is not None and exact.output.file_name == "exact-out.gguf"
     assert not (tmp_path / "coarse-out.gguf").exists()
+
+
+class Titles:
+    """Keeps the names of stages."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    @contextmanager
+    def stage(self, description: str, total: int | None = None) -> Iterator[Advance]:
+        self.seen.append(description)
+        yield lambda units: None
+
+    def note(self, line: str) -> None:
+        pass
+
+
+def test_inputs_to_round_by_are_read_on_one_file(tmp_path: Path, found: FoundEdits) -> None:
+    """And the bytes of a file rounded by another one's inputs deliver the edit as well."""
+    options = replace(OPTIONS, evaluate=False)
+    targets = [
+        Target(kind.name, model(tmp_path, kind), tmp_path / f"{kind.name}-o.gguf")
+        for kind in (T.Q8_0, T.Q4_K)
+    ]
+    titles = Titles()
+    together = transfer_all(targets, found, plan(), Changed(), options, titles)
+    assert titles.seen.count("Reading inputs at all positions") == 1
+    assert titles.seen.count("Reading inputs of write matrices") == 2
+    own = transfer_all([replace(targets[1], output=tmp_path / "own.gguf")], found, plan(), Changed(), options)
+    for tensor, alone in zip(together[1].tensors, own[0].tensors, strict=True):
+        assert tensor.delivered == pytest.approx(alone.delivered, abs=0.05)
+
+
+def test_inputs_that_hardening_read_serve_the_other_files(tmp_path: Path) -> None:
+    source, other = model(tmp_path, T.F16), model(tmp_path, T.Q4_K)
+    shared, titles = SharedFactors(), Titles()
+    options = replace(HARDENING, rounding="grid", force=True)
+    harden(source, tmp_path / "out.gguf", plan(), Changed(), options, shared=shared)
+    target = Target("other", other, tmp_path / "other-out.gguf")
+    (file,) = transfer_all(
+        [target],
+        edits_from(tmp_path / "out.gguf"),
+        plan(),
+        Changed(),
+        replace(OPTIONS, force=True),
+        titles,
+        shared,
+    )
+    assert file.output is not None
+    assert "Reading inputs at all positions" not in titles.seen
 
 
 def test_edits_of_another_model_are_refused(tmp_path: Path) -> None:

@@ -139,6 +139,7 @@ def harden(
     from rosi_edge.models.sources import cache_folder, resolve
     from rosi_edge.prompts import Kind
     from rosi_edge.report.write import check_folder, write_report
+    from rosi_edge.rounding_inputs import SharedFactors
     from rosi_edge.transfer import Target, check_targets, edits_from, transfer_all
 
     # Everything that can be refused is refused before the first long step.
@@ -183,9 +184,10 @@ def harden(
         path = resolve(model, progress)
         others = targets_of(also, progress)
         check_targets([Target(model, path, output), *others] if others else [], None, transfers)
-        report = run(path, output, prompts, judge, options, progress)
+        shared = SharedFactors()
+        report = run(path, output, prompts, judge, options, progress, shared)
         if others and report.output is not None:
-            files = transfer_all(others, edits_from(output), prompts, judge, transfers, progress)
+            files = transfer_all(others, edits_from(output), prompts, judge, transfers, progress, shared)
             report = report.model_copy(update={"also": files})
         if about is not None:
             report = report.model_copy(update={"findings": (about.sentence, *report.findings)})
