@@ -34,6 +34,7 @@ def unpack(model: Path, folder: Path) -> Path:
     import torch
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     place = {"gguf_file": model.name}
     loaded = transformers.AutoModelForCausalLM.from_pretrained(
         str(model.parent), dtype=torch.float32, **place
