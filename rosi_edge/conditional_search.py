@@ -97,7 +97,7 @@ class ConditionalOptions:
         max_kl: highest mean KL divergence of the first answer token on harmless prompts, nats.
         ridge: regularisation of the keys.
         trials: settings tried by the cheap score, at two strengths each.
-        time_limit: seconds after which no further setting is tried.
+        time_limit: seconds after which no further direction or setting is tried; the first of each always is.
         answered: points of the frontier that are asked for real answers.
         max_tokens: length of these answers.
         layer: a fixed layer of the direction.
@@ -471,6 +471,8 @@ class _Search:
         before = self._scorer.original
         with self._progress.stage("Trying directions", len(self._directions)) as advance:
             for candidate in self._directions.values():
+                if values and self._late():
+                    break
                 points = self._score_twice(replace(start, direction=candidate.name))
                 values[candidate.name] = max(self._value(point.score) for point in points)
                 shown = points[0].score
@@ -506,7 +508,8 @@ class _Search:
                 study.enqueue_trial(parameters)
         with self._progress.stage("Trying settings", options.trials) as advance:
             advance(min(len(_done(study)), options.trials))
-            while len(_done(study)) < options.trials and not self._late():
+            # One setting at least: without any there would be nothing to ask.
+            while (done := len(_done(study))) < options.trials and not (done and self._late()):
                 # A sampler of its own for every trial: an interrupted search goes on as if it had not been.
                 study.sampler = optuna.samplers.TPESampler(
                     seed=options.seed * 10_007 + len(study.trials), n_startup_trials=6, multivariate=True

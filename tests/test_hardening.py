@@ -338,6 +338,20 @@ def test_conditional(source: Path, tmp_path: Path) -> None:
     assert len(again) < len(tried)
 
 
+def test_a_search_without_time_tries_one_direction_and_one_setting(source: Path) -> None:
+    tried: list[Tried] = []
+    conditional = replace(CONDITIONAL.conditional, time_limit=1e-9)
+    options = replace(CONDITIONAL, conditional=conditional, force=True)
+    with HardeningSession(source, plan(), Changed(), options, events=Events(tried=tried.append)) as session:
+        session.calibrate()
+        found = session.search()
+    assert found.chosen is not None
+    assert len(found.sweep) == 1
+    settings = {point.setting for point in tried if not point.answered}
+    # At two strengths each.
+    assert 2 <= len(settings) <= 4
+
+
 def test_an_interrupted_search_goes_on(source: Path, tmp_path: Path) -> None:
     options = replace(CONDITIONAL, conditional=replace(CONDITIONAL.conditional, folder=tmp_path / "searches"))
 

@@ -125,5 +125,9 @@ def test_the_command(tmp_path: Path) -> None:
     assert json.loads(result.stdout)["passed"]
     (out / "config.json").write_text("{}", "utf-8")
     assert CliRunner().invoke(command, [str(out), "--base", str(base)]).exit_code == 1
+    with pytest.raises(RosiEdgeError, match="nothing-there does not exist"):
+        CliRunner().invoke(
+            command, [str(out) + "-nothing-there", "--base", str(base)], catch_exceptions=False
+        )
     with pytest.raises(RosiEdgeError, match="not of one kind"):
         CliRunner().invoke(command, [str(out / SINGLE), "--base", str(base)], catch_exceptions=False)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from rosi_edge.commands.options import PATH
 from rosi_edge.commands.output import FINDING, progress_bar, show
-from rosi_edge.errors import RosiEdgeError
+from rosi_edge.errors import ModelFileError, RosiEdgeError
 
 
 @click.command()
@@ -30,6 +30,8 @@ def verify(hardened: Path, base: str, adapter: Path | None, as_json: bool) -> No
     from rosi_edge.verify_checkpoint import verify_checkpoint
 
     with progress_bar() as progress, open_weights(resolve(base, progress)) as original:
+        if not hardened.exists():
+            raise ModelFileError(f"{hardened} does not exist", "Check the path")
         if hardened.is_dir() != isinstance(original, Checkpoint):
             raise RosiEdgeError(
                 f"{hardened} and {base} are not of one kind: one is a file, the other a folder",
