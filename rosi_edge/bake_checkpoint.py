@@ -7,6 +7,7 @@ done and the hashes of the edited tensors.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -33,15 +34,15 @@ from rosi_edge.errors import ModelFileError, OutputError
 from rosi_edge.injection.adapter import write_adapter
 from rosi_edge.injection.edits import RankOneEdit, by_matrix
 from rosi_edge.models.atomic import require_space
-from rosi_edge.models.checkpoint import OWN_FACTS, Checkpoint
+from rosi_edge.models.checkpoint import OWN_FACTS, Checkpoint, other_files
 from rosi_edge.progress import SILENT, Advance, Progress
 from rosi_edge.quantization.rounding import Rounding
 
 Float32 = npt.NDArray[np.float32]
 
 EDITS = "rosi-edge-edits.gguf"
+_NO_SEAL = "0" * 64
 _COPIED_AT_A_TIME = 1 << 22
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".msgpack", ".h5", ".onnx", ".ckpt")
 
 
 def bake_checkpoint(
@@ -111,8 +112,9 @@ def bake_checkpoint(
                 for name, work in done.items()
             ],
             "aims": {name: result.aim for name, result in baked.items()},
+            "edits_sha256": hashlib.sha256((draft / EDITS).read_bytes()).hexdigest(),
         }
-        (draft / OWN_FACTS).write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+        (draft / OWN_FACTS).write_bytes(sealed(facts))
     return [baked[name] for name in by_matrix(edits)]
 
 
@@ -122,11 +124,20 @@ class CheckpointFacts:
 
     Attributes:
         aims: by matrix, how much of its edits was asked for so that all of it arrives.
+        edits_sha256: of ``rosi-edge-edits.gguf``.
     """
 
     rounding: str
     tensors: tuple[DeclaredTensor, ...]
     aims: Mapping[str, float]
+    edits_sha256: str
+
+
+def sealed(facts: Mapping[str, Any]) -> bytes:
+    """``rosi-edge.json`` with a hash of itself, as it is with zeros in place of the hash: whatever is changed
+    later shows."""
+    content = json.dumps({**facts, "seal": _NO_SEAL}, indent=2).encode() + b"\n"
+    return content.replace(_NO_SEAL.encode(), hashlib.sha256(content).hexdigest().encode())
 
 
 def read_facts(folder: Path) -> CheckpointFacts:
@@ -137,7 +148,11 @@ def read_facts(folder: Path) -> CheckpointFacts:
     """
     place = folder / OWN_FACTS
     try:
-        facts = json.loads(place.read_bytes())
+        content = place.read_bytes()
+        facts = json.loads(content)
+        seal = str(facts["seal"])
+        if hashlib.sha256(content.replace(seal.encode(), _NO_SEAL.encode())).hexdigest() != seal:
+            raise ModelFileError(f"{place} was changed after it was written", "Harden the original again")
         tensors = tuple(
             DeclaredTensor(str(entry["name"]), str(entry["base_sha256"]), str(entry["sha256"]))
             for entry in facts["tensors"]
@@ -145,7 +160,7 @@ def read_facts(folder: Path) -> CheckpointFacts:
         aims = {str(name): float(aim) for name, aim in facts["aims"].items()}
         if facts["format"] != 1 or not tensors or not all(0 < aim < 10 for aim in aims.values()):
             raise ValueError
-        return CheckpointFacts(str(facts["rounding"]), tensors, aims)
+        return CheckpointFacts(str(facts["rounding"]), tensors, aims, str(facts["edits_sha256"]))
     except OSError as error:
         raise ModelFileError(
             f"{folder} does not say what was done to it: {OWN_FACTS} cannot be read",
@@ -153,15 +168,6 @@ def read_facts(folder: Path) -> CheckpointFacts:
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelFileError(f"{place} is damaged", "Harden the original again") from error
-
-
-def other_files(folder: Path) -> list[str]:
-    """The files of a checkpoint that are neither weights nor this tool's own: settings, tokenizer, texts."""
-    return sorted(
-        path.name
-        for path in folder.iterdir()
-        if path.is_file() and not path.name.endswith(_WEIGHTS) and path.name != OWN_FACTS
-    )
 
 
 def _without_bytes(work: RoundedTensor) -> RoundedTensor:

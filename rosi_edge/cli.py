@@ -57,7 +57,7 @@ def main() -> NoReturn:
     except click.exceptions.Exit as request:
         sys.exit(request.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted; nothing was written", INTERRUPTED)
+        _fail("interrupted; nothing is left half-written", INTERRUPTED)
     except click.ClickException as error:
         _fail(f"{error.format_message().rstrip('.')}. See --help.", COULD_NOT_RUN)
     except RosiEdgeError as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rosi_edge.errors import PromptSetError
+from rosi_edge.errors import PromptSetError, UnsupportedModelError
 from rosi_edge.models.small_gguf import write_small_gguf
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.runtime.engine import Engine, ask
@@ -117,6 +117,11 @@ def separation_of(layer: int, positive: Float32, negative: Float32) -> tuple[Flo
     """
     high, low = positive.astype(np.float64), negative.astype(np.float64)
     difference = high.mean(axis=0) - low.mean(axis=0)
+    if not np.isfinite(difference).all():
+        raise UnsupportedModelError(
+            f"what layer {layer} writes is not a number for every prompt",
+            "The weights may be damaged; download the model again",
+        )
     norm = float(np.linalg.norm(difference))
     return (difference / max(norm, 1e-12)).astype(np.float32), _separation(layer, high, low, norm)
 

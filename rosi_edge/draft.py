@@ -71,7 +71,9 @@ def checked_place(model: Path, output: Path) -> Path:
         OutputError: nothing can be written there, or it is the model itself.
     """
     if is_checkpoint(model):
-        return checked_folder(output)
+        place = checked_folder(output)
+        refuse_same_file(model, place)
+        return place
     place = checked_target(output)
     refuse_same_file(model, place)
     return place

@@ -17,7 +17,7 @@ from rosi_edge.first_token import FirstTokenScore, FirstTokenScorer
 from rosi_edge.injection.conditional import Form
 from rosi_edge.injection.profile import conditional_edits
 from rosi_edge.models.architectures import WriteMatrix
-from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.weights import Weights
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.runtime.engine import Engine, edits_applied
 
@@ -61,7 +61,7 @@ class CalibrationStudy:
 
 def study_calibration(
     engine: Engine,
-    file: GgufFile,
+    file: Weights,
     matrices: Sequence[WriteMatrix],
     sets: RequestSets,
     choosing: RequestSets,

@@ -40,7 +40,7 @@ from rosi_edge.models.checkpoint import Checkpoint
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.inspect import Inspection, inspect, require_hardenable
 from rosi_edge.models.open_weights import open_weights
-from rosi_edge.models.rewrite import NewValue
+from rosi_edge.models.rewrite import NewValue, refuse_same_file
 from rosi_edge.models.weights import Weights
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.prompt_plan import PromptPlan
@@ -174,8 +174,10 @@ def check_targets(targets: Sequence[Target], found: FoundEdits | None, options: 
     places: dict[Path, Path] = {}
     for target in targets:
         place = checked_place(target.model, target.output)
-        if place in places or any(place == other.model.resolve() for other in targets):
+        if place in places:
             raise OutputError(f"{target.output} is named twice", "Give every model an output of its own")
+        for other in targets:
+            refuse_same_file(other.model, place)
         places[place] = target.output
         with open_weights(target.model) as weights:
             _open_to_hardening(weights, options)

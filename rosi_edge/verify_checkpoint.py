@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from rosi_edge.bake_checkpoint import EDITS, CheckpointFacts, other_files, read_facts
+from rosi_edge.bake_checkpoint import EDITS, CheckpointFacts, read_facts
 from rosi_edge.declaration import sha256_of_bytes
 from rosi_edge.errors import RosiEdgeError
 from rosi_edge.injection.adapter import read_adapter
 from rosi_edge.injection.edits import RankOneEdit, by_matrix
-from rosi_edge.models.checkpoint import OWN_FACTS, Checkpoint
+from rosi_edge.models.checkpoint import OWN_FACTS, Checkpoint, other_files
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.verify import EditedMatrix, Findings, Verification
@@ -71,6 +71,8 @@ class _Verifier(Findings):
             self.fail("edit", error.message)
             return
         self._rounding = facts.rounding
+        if sha256_of_bytes(np.fromfile(self._folder / EDITS, dtype=np.uint8)) != facts.edits_sha256:
+            self.fail("edit", f"{EDITS} was changed after it was written")
         if given is not None:
             self._compare_with_adapter([edit for its in edits.values() for edit in its], given)
         self._check_other_files()
@@ -103,9 +105,10 @@ class _Verifier(Findings):
         if model.files != self._base.files:
             self.fail("tensor_table", "its files are not named as the base's")
             return False
-        if missing := [name for name in edited if name not in self._base.tensors]:
-            self.fail("tensor_table", f"the base has no tensor {missing[0]}")
-            return False
+        for whose, tensors in (("the base", self._base.tensors), ("the hardened folder", model.tensors)):
+            if missing := sorted(edited - tensors.keys()):
+                self.fail("tensor_table", f"{whose} has no tensor {missing[0]}")
+                return False
         for file in model.files:
             lengths = []
             for folder in (self._base.path, self._folder):

@@ -215,7 +215,7 @@ def test_an_interrupt_leaves_nothing(
     out, error = process.communicate(timeout=30)
     assert time.monotonic() - asked < 5
     assert process.returncode == 130
-    assert error.splitlines()[-1] == "rosi-edge: interrupted; nothing was written"
+    assert error.splitlines()[-1] == "rosi-edge: interrupted; nothing is left half-written"
     assert "Traceback" not in error
     assert out == ""
     _, alive = psutil.wait_procs(family, timeout=5)

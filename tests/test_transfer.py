@@ -237,5 +237,10 @@ def test_the_command(tmp_path: Path) -> None:
 
     assert_refused(rosi_edge(tmp_path, *start, "--alpha", "0.5", *flags), "--alpha belongs to a search")
     assert_refused(rosi_edge(tmp_path, *start, "--from", "nothing.gguf", *flags), "nothing.gguf")
+    # Nothing that is read is written to.
+    before = (tmp_path / "edits.gguf").read_bytes()
+    onto = ["harden", one, "--from", tmp_path / "edits.gguf", "-o", "edits.gguf", "--no-evaluation", *flags]
+    assert_refused(rosi_edge(tmp_path, *onto), "would overwrite the input")
+    assert (tmp_path / "edits.gguf").read_bytes() == before
     plain = ["harden", one, "-o", "one-out.gguf", "--no-evaluation", *flags]
     assert_refused(rosi_edge(tmp_path, *plain), "--no-evaluation")

@@ -76,11 +76,11 @@ def test_a_hardened_folder_passes(tmp_path: Path, dtype: str, grid: bool) -> Non
 
 def test_one_flipped_byte_anywhere_fails(tmp_path: Path) -> None:
     base, out = hardened(tmp_path, "BF16")
-    for name in (SINGLE, "tokenizer.json", "config.json"):
+    for name in (SINGLE, "tokenizer.json", "config.json", EDITS, OWN_FACTS):
         whole = (out / name).read_bytes()
-        for at in range(0, len(whole), max(1, len(whole) // 60)):
+        for at in range(0, len(whole), max(1, len(whole) // 200)):
             changed = bytearray(whole)
-            changed[at] ^= 0x40
+            changed[at] ^= 0x01
             (out / name).write_bytes(changed)
             assert not check(base, out).passed, (name, at)
         (out / name).write_bytes(whole)
@@ -102,6 +102,15 @@ def test_files_that_come_or_go_fail(tmp_path: Path) -> None:
     (out / OWN_FACTS).unlink()
     assert not check(base, out).passed
     assert not check(base, base).passed
+
+
+def test_an_edited_tensor_that_is_gone_is_a_finding(tmp_path: Path) -> None:
+    base, out = hardened(tmp_path, "BF16")
+    weights = (out / SINGLE).read_bytes()
+    (out / SINGLE).write_bytes(weights.replace(b"down_proj", b"dawn_proj"))
+    found = check(base, out)
+    assert not found.passed
+    assert f"the hardened folder has no tensor {DOWN}" in found.problems
 
 
 def test_another_edit_or_adapter_fails(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import math
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from rosi_edge.commands.quantizations import (
     transfer_options,
     transfer_report,
 )
-from rosi_edge.errors import RosiEdgeError
+from rosi_edge.errors import OutputError, RosiEdgeError
 
 if TYPE_CHECKING:
     # Not at run time: what a report needs is slow to import.
@@ -136,6 +137,7 @@ def harden(
     from rosi_edge.attribute import prompts_and_judge
     from rosi_edge.hardening import harden as run
     from rosi_edge.models.atomic import checked_target
+    from rosi_edge.models.rewrite import refuse_same_file
     from rosi_edge.models.sources import cache_folder, resolve
     from rosi_edge.prompts import Kind
     from rosi_edge.report.write import check_folder, write_report
@@ -172,6 +174,8 @@ def harden(
         with progress_bar() as progress:
             found = edits_from(source)
             targets = targets_of([(model, output), *also], progress)
+            for target in targets:
+                refuse_same_file(source, target.output)
             files = transfer_all(targets, found, prompts, judge, transfers, progress)
         if as_json:
             click.echo(transfer_report(str(source), found, files, options, prompts).model_dump_json(indent=2))
@@ -184,6 +188,12 @@ def harden(
         path = resolve(model, progress)
         others = targets_of(also, progress)
         check_targets([Target(model, path, output), *others] if others else [], None, transfers)
+        for target in others:
+            if options.adapter is not None:
+                refuse_same_file(target.model, options.adapter)
+        if report_folder is not None:
+            every = [Target(model, path, output), *others]
+            _refuse_report_in(report_folder, [*(t.model for t in every), *(t.output for t in every)])
         shared = SharedFactors()
         report = run(path, output, prompts, judge, options, progress, shared)
         if others and report.output is not None:
@@ -204,6 +214,13 @@ def harden(
         raise click.exceptions.Exit(FINDING)
     if code := exit_code(report.also):
         raise click.exceptions.Exit(code)
+
+
+def _refuse_report_in(folder: Path, models: Sequence[Path]) -> None:
+    """A checkpoint holds nothing but itself: a report would replace its README.md, and spoil a new one."""
+    for place in models:
+        if folder.resolve().is_relative_to(place.resolve()):
+            raise OutputError(f"the report would lie in {place}", "Choose another folder for the report")
 
 
 def _command(storage: str | None) -> str:

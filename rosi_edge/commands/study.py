@@ -56,12 +56,12 @@ def calibration(
 
     from rosi_edge.evaluation.behaviour import RequestSets
     from rosi_edge.evaluation.judges.keyword import KeywordJudge
-    from rosi_edge.models.gguf_file import GgufFile
     from rosi_edge.models.inspect import require_hardenable
+    from rosi_edge.models.open_weights import open_weights
     from rosi_edge.models.sources import resolve
     from rosi_edge.prompt_plan import plan_prompts
     from rosi_edge.prompts import Kind, Part, bundled
-    from rosi_edge.runtime.child_engine import ChildEngine
+    from rosi_edge.runtime.open_engine import open_engine
     from rosi_edge.study import study_calibration
 
     whole = RequestSets(*(bundled(kind, Part.CALIBRATION) for kind in Kind))
@@ -70,8 +70,8 @@ def calibration(
     with progress_bar() as progress:
         path = resolve(model, progress)
         with (
-            GgufFile.open(path) as file,
-            ChildEngine(path, options) as engine,
+            open_weights(path) as file,
+            open_engine(path, options) as engine,
         ):
             found = study_calibration(
                 engine,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,8 @@ from rosi_edge.evaluation.judges.registry import open_judge
 from rosi_edge.evaluation.statistics import Estimate
 from rosi_edge.evaluation.suites.suite import Choices, Finding, Measured, Series, Subject, Suite, SuiteResult
 from rosi_edge.evaluation.verdicts import Judge
+from rosi_edge.models.checkpoint import Checkpoint as ModelFolder
+from rosi_edge.models.checkpoint import is_checkpoint
 from rosi_edge.models.gguf_file import printable
 from rosi_edge.models.inspect import inspect
 from rosi_edge.progress import SILENT, Progress
@@ -192,9 +195,10 @@ def _subjects(
     open_engine: Callable[[Path, EngineOptions], Engine],
 ) -> Iterator[tuple[Subject, Subject | None]]:
     def subject(title: str, named: Named, its: ModelFacts, other: Subject | None) -> Subject:
-        checkpoint = Checkpoint.of_model(its.sha256, _that_matter(options.engine), fresh=options.fresh)
+        identity = _identity(named, its)
+        checkpoint = Checkpoint.of_model(identity, _that_matter(options.engine), fresh=options.fresh)
         return Subject(
-            title, its.sha256, lambda: open_engine(named.path, options.engine), checkpoint, judge, other
+            title, identity, lambda: open_engine(named.path, options.engine), checkpoint, judge, other
         )
 
     before = subject("Base", base, base_facts, None) if base and base_facts else None
@@ -272,6 +276,15 @@ def _that_matter(options: EngineOptions) -> dict[str, Any]:
         "sequences": options.sequences,
         "template": options.template,
     }
+
+
+def _identity(named: Named, its: ModelFacts) -> str:
+    """What a model's answers depend on, as a hash: of a checkpoint its settings and tokenizer too, which a
+    GGUF file holds within."""
+    if not is_checkpoint(named.path):
+        return its.sha256
+    with ModelFolder.open(named.path) as folder:
+        return hashlib.sha256((its.sha256 + folder.settings_sha256()).encode()).hexdigest()
 
 
 def _facts(named: Named, progress: Progress) -> ModelFacts:

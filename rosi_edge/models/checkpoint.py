@@ -33,9 +33,13 @@ SINGLE = "model.safetensors"
 OWN_FACTS = "rosi-edge.json"
 """What was done to a hardened checkpoint: the ``rosi.*`` metadata of a hardened GGUF file, and hashes."""
 
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".msgpack", ".h5", ".onnx", ".ckpt")
+
 MAX_HEADER_BYTES = 100_000_000
 """What the safetensors library allows, too."""
 _MAX_JSON_BYTES = 100_000_000
+_LONGEST_NAME = 200
+"""Characters of a file's name; every file system takes that many."""
 _STEP = 1 << 22
 _DOWNLOAD_AGAIN = "Download it again"
 
@@ -212,6 +216,15 @@ class Checkpoint:
                         advance(len(piece))
         return digest.hexdigest()
 
+    def settings_sha256(self) -> str:
+        """SHA-256, in hexadecimal, of the files beside the weights, names included: what it answers depends
+        on its settings, its template and its tokenizer as well."""
+        digest = hashlib.sha256()
+        for name in other_files(self.path):
+            content = hashlib.sha256((self.path / name).read_bytes())
+            digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + content.digest())
+        return digest.hexdigest()
+
     # --- reading the folder ----------------------------------------------------------------------------
 
     def _architecture(self) -> str:
@@ -220,6 +233,11 @@ class Checkpoint:
             raise UnsupportedModelError(
                 f"{self.path.name} is quantized ({printable(str(method or 'in an unknown way'))[:40]})",
                 "Give the full-precision checkpoint it was made from, or a GGUF file",
+            )
+        if "transformers_weights" in self.config:
+            raise UnsupportedModelError(
+                f"{self.path.name} names its weights in {CONFIG}, which is not covered",
+                f"Name the file {SINGLE} and take transformers_weights out of {CONFIG}",
             )
         kind = self.config.get("model_type")
         known = ARCHITECTURES.get(kind) if isinstance(kind, str) else None
@@ -243,8 +261,8 @@ class Checkpoint:
         ):
             value = self.config.get(setting)
             if value is not None:
-                if isinstance(value, bool) or not isinstance(value, int):
-                    _damaged(self.path / CONFIG, f"{setting} should be a whole number")
+                if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                    _damaged(self.path / CONFIG, f"{setting} should be a whole number above 0")
                 found[f"{self.architecture}.{key}"] = value
         template = _chat_template(self.path)
         if template is not None:
@@ -286,6 +304,15 @@ def is_checkpoint(path: Path) -> bool:
     return path.is_dir()
 
 
+def other_files(folder: Path) -> list[str]:
+    """The files of a checkpoint that are neither weights nor this tool's own: settings, tokenizer, texts."""
+    return sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.is_file() and not path.name.endswith(_WEIGHTS) and path.name != OWN_FACTS
+    )
+
+
 def to_float32(data: Bytes, dtype: str) -> npt.NDArray[np.float32]:
     """Values of a stored tensor, flat. Raises UnsupportedModelError for anything but F32, F16 and BF16."""
     if dtype == "F32":
@@ -312,6 +339,12 @@ def from_float32(values: npt.NDArray[np.float32], dtype: str) -> Bytes:
 
 
 def _shards(path: Path) -> tuple[str, ...]:
+    if (path / INDEX).is_file() and (path / SINGLE).is_file():
+        # transformers would run the single file, whatever the index says.
+        raise ModelFileError(
+            f"{path} holds two models: {SINGLE}, and the files that {INDEX} names",
+            "Take the one away that does not belong there",
+        )
     if (path / INDEX).is_file():
         table = _json(path / INDEX).get("weight_map")
         if not isinstance(table, dict) or not table:
@@ -326,8 +359,8 @@ def _shards(path: Path) -> tuple[str, ...]:
         )
     for name in names:
         # The index is part of an untrusted model: it must not lead out of the folder.
-        if name != Path(name).name or not name.endswith(".safetensors"):
-            _damaged(path / INDEX, f"it names {name!r} as a file")
+        if name != Path(name).name or not name.endswith(".safetensors") or len(name) > _LONGEST_NAME:
+            _damaged(path / INDEX, f"it names {name[:_LONGEST_NAME]!r} as a file")
         if not (path / name).is_file():
             raise ModelFileError(f"{path / name} is missing", _DOWNLOAD_AGAIN)
     return tuple(names)
@@ -344,6 +377,8 @@ def _read_header(path: Path) -> list[StoredTensor]:
     found: list[StoredTensor] = []
     for name, entry in header.items():
         if name == "__metadata__":
+            if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
+                _damaged(path, "its metadata are not texts")
             continue
         found.append(_entry(path, name, entry, 8 + length))
     found.sort(key=lambda tensor: (tensor.offset, tensor.size))

@@ -557,6 +557,11 @@ def _open_regular(path: Path) -> int:
         # Asked before opening: opening a pipe would wait for a writer.
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
+            if (path / "config.json").is_file():
+                raise ModelFileError(
+                    f"{path} is a checkpoint folder, and this is for GGUF files",
+                    "Convert it with llama.cpp's convert_hf_to_gguf.py and give the GGUF file",
+                )
             raise ModelFileError(f"{path} is a folder, not a model file", "Give the .gguf file inside it")
         if not stat.S_ISREG(mode):
             raise ModelFileError(f"{path} is not a regular file", "Give the path of a .gguf file")

@@ -193,7 +193,13 @@ def _write_tensors(
 
 
 def refuse_same_file(source: Path, target: Path) -> None:
-    """Raise OutputError when both paths lead to one file, by whatever links."""
+    """Raise OutputError when both paths lead to one file, by whatever links, or the target lies in the
+    source, a folder."""
+    if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
+        raise OutputError(
+            f"{target} would lie in {source}, the input",
+            "Choose another output path; the input is never written to",
+        )
     if target.exists() and source.samefile(target):
         raise OutputError(
             "the output would overwrite the input",

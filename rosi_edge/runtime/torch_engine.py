@@ -21,7 +21,7 @@ from rosi_edge.injection.adapter import read_adapter
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.models.architectures import WriteMatrix, write_matrices
 from rosi_edge.models.checkpoint import Checkpoint
-from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.gguf_file import GgufFile, printable
 from rosi_edge.progress import Advance
 from rosi_edge.runtime.chat import ChatTemplate
 from rosi_edge.runtime.engine import (
@@ -94,6 +94,9 @@ class TorchEngine:
         self._width = options.sequences
         limit = self._checkpoint.integer(f"{self._checkpoint.architecture}.context_length")
         self._cells = options.context_size
+        self._larger = "Use a larger -c"
+        if limit is not None and limit <= self._cells:
+            self._larger = f"The model is made for {limit} tokens: use shorter prompts"
         blocks: dict[int, str] = {}
         for matrix in self._matrices.values():
             blocks[matrix.block] = self._checkpoint.block_name(matrix.name)
@@ -173,7 +176,13 @@ class TorchEngine:
         return self._ids(text, special=not (bos and text.lstrip().startswith(bos)))
 
     def _ids(self, text: str, *, special: bool) -> Tokens:
-        return [int(token) for token in self._tokenizer(text, add_special_tokens=special)["input_ids"]]
+        tokens = [int(token) for token in self._tokenizer(text, add_special_tokens=special)["input_ids"]]
+        if max(tokens, default=0) >= self.facts.vocabulary_size:
+            raise ModelFileError(
+                f"the tokenizer of {self._checkpoint.path} has tokens that the model lacks",
+                "Download it again",
+            )
+        return tokens
 
     def _text(self, tokens: Tokens) -> str:
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
@@ -372,7 +381,7 @@ class TorchEngine:
         if window > self.facts.context_size:
             raise EngineError(
                 f"a window of {window} tokens does not fit into a context of {self.facts.context_size}",
-                "Use a larger -c",
+                self._larger,
             )
         session = list(self._session or [])
         for token in tokens:
@@ -404,7 +413,7 @@ class TorchEngine:
                 raise EngineError(
                     f"a prompt of {len(prompts[order[0]])} tokens with {reserve} tokens of answer does not "
                     f"fit into a context of {self.facts.context_size}",
-                    "Use a larger -c",
+                    self._larger,
                 )
             count = max(1, min(self._width, self._cells // longest))
             members, order = order[:count], order[count:]
@@ -550,14 +559,28 @@ def _load(path: Path, device: Any) -> Any:
     transformers.utils.logging.disable_progress_bar()
     dtype: Any = torch.float32 if device.type == "cpu" else "auto"
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            str(path), dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
+        model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
+            str(path),
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        _end_tokens(model, None)
+    except Exception as error:  # each check of a setting raises its own
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelFileError(
             f"transformers cannot load {path}: {first.rstrip('.')}", "Check the folder, or download it again"
         ) from error
+    # What is missing or has another shape has been filled with random numbers.
+    for what, names in (
+        ("it lacks", loaded["missing_keys"]),
+        ("its settings want another shape of", (entry[0] for entry in loaded["mismatched_keys"])),
+    ):
+        if name := min(names, default=None):
+            raise ModelFileError(f"{path} is damaged: {what} {printable(str(name))}", "Download it again")
     return model.to(device).eval()
 
 
@@ -585,7 +608,7 @@ def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     for source in (model.generation_config, model.config, tokenizer):
         ends = getattr(source, "eos_token_id", None)
         if ends is not None:
-            found.update(ends if isinstance(ends, list) else [ends])
+            found.update(int(end) for end in (ends if isinstance(ends, list) else [ends]))
     return frozenset(found)
 
 

@@ -200,6 +200,8 @@ def _index(names: object) -> Callable[[Path], None]:
         (_index({"a": "../secret.safetensors"}), "names '../secret.safetensors' as a file"),
         (_index({"a": "/etc/passwd"}), "names '/etc/passwd' as a file"),
         (_index({"a": "gone.safetensors"}), "gone.safetensors is missing"),
+        (_index({"a": 5000 * "a" + ".safetensors"}), "names 'aaaa"),
+        (lambda path: (path / INDEX).write_text('{"weight_map": {"a": "a"}}', "utf-8"), "holds two models"),
     ],
 )
 def test_hostile_folders(change: Callable[[Path], object], reason: str, tmp_path: Path) -> None:
@@ -218,6 +220,12 @@ def test_hostile_folders(change: Callable[[Path], object], reason: str, tmp_path
         ({"quantization_config": {"quant_method": "gptq"}}, UnsupportedModelError, r"quantized \(gptq\)"),
         ({"num_hidden_layers": 10**9}, ModelFileError, "claims 1000000000 blocks"),
         ({"num_hidden_layers": "1"}, ModelFileError, "should be a whole number"),
+        ({"max_position_embeddings": -5}, ModelFileError, "should be a whole number above 0"),
+        (
+            {"transformers_weights": "b.safetensors"},
+            UnsupportedModelError,
+            "names its weights in config.json",
+        ),
     ],
 )
 def test_settings_that_are_refused(
@@ -226,6 +234,18 @@ def test_settings_that_are_refused(
     with pytest.raises(kind, match=reason) as caught:
         Checkpoint.open(folder(tmp_path / "m", config=config))
     assert str(caught.value).isprintable()
+
+
+def test_what_lies_beside_the_weights_has_a_hash(tmp_path: Path) -> None:
+    """Answers depend on it, and kept ones must not outlive it."""
+    path = folder(tmp_path / "m")
+    with Checkpoint.open(path) as model:
+        weights, before = model.sha256(), model.settings_sha256()
+        (path / "chat_template.jinja").write_text("J", "utf-8")
+        assert model.sha256() == weights
+        changed = model.settings_sha256()
+        (path / "chat_template.jinja").rename(path / "other.jinja")
+        assert len({before, changed, model.settings_sha256()}) == 3
 
 
 def test_the_template_that_the_tokenizer_has(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from rosi_edge.commands.extract import extract
 from rosi_edge.commands.harden import harden
 from rosi_edge.commands.inspect import inspect
 from rosi_edge.commands.verify import verify
+from rosi_edge.errors import OutputError
 from rosi_edge.models.checkpoint import INDEX, OWN_FACTS, Checkpoint
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.quantization.codec import dequantize
@@ -108,6 +109,38 @@ def test_harden_verify_and_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert file["delivered"] == pytest.approx(1, abs=0.1)
     arguments = [str(tmp_path / "model-out.gguf"), "--base", str(model), "--adapter", str(output / EDITS)]
     assert CliRunner().invoke(verify, arguments, catch_exceptions=False).exit_code == 0
+
+
+def test_the_folder_is_never_written_to(folder: Path, tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    flags = ["--method", "rosi", "--layer", "1", "--alpha", "3", "--stress", "0", "-t", "1", "-c", "1024"]
+    new, weights = str(tmp_path / "new"), str(folder / "model.safetensors")
+    model = str(convert(folder, tmp_path / "model.gguf", GGMLQuantizationType.Q8_0))
+    for arguments in (
+        ["-o", new, "--adapter", weights],
+        ["-o", str(folder / "out")],
+        ["-o", new, "--also", model, weights],
+        ["-o", new, "--report", str(folder)],
+        ["-o", new, "--report", new],
+        ["-o", new, "--report", str(Path(new) / "report")],
+    ):
+        result = CliRunner().invoke(harden, [str(folder), *arguments, *flags])
+        assert isinstance(result.exception, OutputError), (arguments, result.output)
+        assert "would lie in" in str(result.exception), arguments
+    assert isinstance(CliRunner().invoke(extract, [str(folder), "-o", weights]).exception, OutputError)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert not Path(new).exists()
+
+
+def test_changed_settings_are_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept of an earlier evaluation depends on the template, which lies beside the weights."""
+    monkeypatch.setenv("ROSI_EDGE_CACHE", str(tmp_path / "cache"))
+    folder = write_checkpoint(tmp_path / "model", "qwen2")
+    arguments = [str(folder), "--suites", "refusal", "--limit", "4", "--max-tokens", "8", "--json", "-t", "1"]
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}", "utf-8")
+    assert CliRunner().invoke(evaluate, arguments).exit_code == 0
+    (folder / "chat_template.jinja").write_text("{% broken", "utf-8")
+    assert CliRunner().invoke(evaluate, arguments).exit_code != 0
 
 
 def test_rpc_is_for_gguf_files(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from rosi_edge.injection.adapter import write_adapter
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.injection.write_directions import write_direction
 from rosi_edge.models.architectures import write_matrices
-from rosi_edge.models.checkpoint import ARCHITECTURES, Checkpoint
+from rosi_edge.models.checkpoint import ARCHITECTURES, SINGLE, Checkpoint
 from rosi_edge.runtime.engine import Engine, EngineOptions, ask
 from rosi_edge.runtime.llama_engine import LlamaEngine
 from rosi_edge.runtime.open_engine import open_engine
@@ -334,6 +335,45 @@ def test_a_sentencepiece_tokenizer(tmp_path: Path) -> None:
             assert [token for token in tokens if token != expected.bos_id()] == expected.encode(text)
         with pytest.raises(UnsupportedModelError, match="no chat template"):
             engine.encode([ask("Why?")])
+
+
+def test_weights_that_are_missing_or_misshapen_are_not_made_up(tmp_path: Path) -> None:
+    """transformers fills them with random numbers."""
+    from safetensors.numpy import load_file, save_file
+
+    path = write_checkpoint(tmp_path / "model", "qwen2")
+    weights = load_file(path / SINGLE)
+    name = "model.layers.1.self_attn.q_proj.weight"
+    for changed in ({}, {name: weights[name][:-2]}):
+        rest = {key: value for key, value in weights.items() if key != name}
+        save_file(rest | changed, path / SINGLE, metadata={"format": "pt"})
+        with pytest.raises(ModelFileError, match=rf"{name}"):
+            TorchEngine(path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_attention_heads": 0},
+        {"num_attention_heads": "4"},
+        {"hidden_act": 3},
+        {"rms_norm_eps": "x"},
+        {"eos_token_id": "x"},
+        {"id2label": 5},
+    ],
+)
+def test_settings_that_transformers_does_not_take(settings: dict[str, object], tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "model", "qwen2")
+    config = json.loads((path / "config.json").read_text("utf-8"))
+    (path / "config.json").write_text(json.dumps(config | settings), "utf-8")
+    with pytest.raises(ModelFileError, match="transformers cannot load"):
+        TorchEngine(path)
+
+
+def test_a_context_that_is_the_model_s_own_is_named(folder: Path) -> None:
+    with TorchEngine(folder, OPTIONS) as engine, pytest.raises(EngineError) as caught:
+        engine.generate([[1] * 600], max_tokens=8)
+    assert "made for 512 tokens" in caught.value.remedy
 
 
 def test_damaged_and_foreign_folders(tmp_path: Path) -> None:
