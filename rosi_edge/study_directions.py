@@ -51,11 +51,13 @@ class DirectionsResult:
 class DirectionsStudy:
     """Attributes:
     categories: with the number of their choosing prompts.
+    prompts: how many harmful and harmless ones the shares are of.
     original: without any edit.
     results: one direction first.
     """
 
     categories: tuple[tuple[str, int], ...]
+    prompts: tuple[int, int]
     original: DirectionsResult
     results: tuple[DirectionsResult, ...]
 
@@ -124,6 +126,7 @@ def study_directions(
         results.append(_measure(engine, scorer, edits, setting.strength, used))
     return DirectionsStudy(
         tuple((name, len(each)) for name, each in zip(names, categories, strict=True)),
+        (len(choosing.harmful), len(choosing.harmless)),
         _result(scorer.original, ()),
         tuple(results),
     )

@@ -44,6 +44,7 @@ def test_categories_are_added_one_by_one(tmp_path: Path) -> None:
             most=4,
         )
     assert found.categories == tuple((name, 3) for name in CATEGORIES)
+    assert found.prompts == (9, 9)
     assert [len(result.added) for result in found.results] == [0, 1, 2]
     assert set(found.results[-1].added) < set(CATEGORIES)
     assert found.results[1].added == found.results[2].added[:1]
@@ -63,7 +64,7 @@ def test_another_direction_pays_only_without_more_benign_refusals() -> None:
     original = result(0.2, 0.1)
 
     def best(*results: DirectionsResult) -> int:
-        return DirectionsStudy((), original, results).best
+        return DirectionsStudy((), (9, 9), original, results).best
 
     assert best(result(0.5, 0.1), result(0.51, 0.1)) == 1
     assert best(result(0.5, 0.1), result(0.6, 0.1)) == 2

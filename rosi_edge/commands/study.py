@@ -154,8 +154,9 @@ def directions(model: str, most: int, as_json: bool, **runtime: Any) -> None:
     columns = [found.original, *found.results]
     heads = ["original", *(f"{number} direction{'s' * (number > 1)}" for number in range(1, len(columns)))]
     table = Table("opens with a refusal", *heads, caption="by first answer tokens, at equal divergence")
-    table.add_row("harmful", *(f"{column.harmful:.3f}" for column in columns))
-    table.add_row("harmless", *(f"{column.harmless:.3f}" for column in columns))
+    harmful, harmless = found.prompts
+    table.add_row(f"harmful (n={harmful})", *(f"{column.harmful:.3f}" for column in columns))
+    table.add_row(f"harmless (n={harmless})", *(f"{column.harmless:.3f}" for column in columns))
     for index, (name, count) in enumerate(found.categories):
         table.add_row(f"{name} (n={count})", *(f"{column.by_category[index]:.3f}" for column in columns))
     table.add_row("KL (nats)", *(f"{column.kl:.3f}" for column in columns))
