@@ -182,7 +182,7 @@ def test_the_command_hands_it_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         harden, ["model.gguf", "-o", "out.gguf", "--attribute", "unknowable", "--elicit"]
     )
     assert result.exit_code == 0, result.output
-    _, _, prompts, judge, options, _ = given
+    _, _, prompts, judge, options, *_ = given
     assert prompts.names.harmful == "unknowable questions"
     assert prompts.choosing.harmful.name == "unknowable_choosing"
     assert judge.name == "phrases:unknowable"
