@@ -1,8 +1,9 @@
 """Harden once, bake five quantizations: ``python benchmarks/many_quantizations.py [MODEL] [FLAG ...]``.
 
 Four more quantizations of MODEL (``demo``) are made on the spot with llama.cpp's quantizer. One command then
-hardens MODEL and bakes its edit into all of them. Flags go to ``rosi-edge harden``; with ``--no-evaluation``
-the four are baked and not measured before and after. Goal: at most 1.5 times the time of hardening one.
+hardens MODEL, bakes its edit into all of them and measures each before and after. Flags go to ``rosi-edge
+harden``. Goal: hardening one and baking all five takes at most 1.5 times the time of hardening one; printed
+with the measuring of the four and without.
 """
 
 from __future__ import annotations
@@ -43,22 +44,24 @@ def main() -> None:
     report = json.loads(done.stdout)
     one = report["timing"]["total"]
     print(f"{model.name:24} {one:7.0f} s   {report['verdict']['status']}")
-    total = one
+    total = measured = 0.0
     for file in report["also"]:
         if file["problem"]:
             print(f"{Path(file['reference']).name:24} {file['problem']}")
             continue
         total += file["timing"]["total"]
+        stages = file["timing"]["stages"]
+        measured += sum(seconds for name, seconds in stages.items() if name.startswith("evaluate"))
         least = min(tensor["delivered"] for tensor in file["tensors"])
         verdict = file["verdict"]["status"] if file["verdict"] else "not measured"
         print(
             f"{Path(file['reference']).name:24} {file['timing']['total']:7.0f} s   {verdict}, "
             f"delivered {file['delivered']:.2f} ({least:.2f} at the least)"
         )
-        print(
-            "    " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in file["timing"]["stages"].items())
-        )
-    print(f"all five                 {total:7.0f} s   {total / one:.2f} × one (goal: at most 1.5)")
+        print("    " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in stages.items()))
+    baked = one + total - measured
+    print(f"all five baked           {baked:7.0f} s   {baked / one:.2f} × one (goal: at most 1.5)")
+    print(f"and the four measured    {one + total:7.0f} s   {(one + total) / one:.2f} × one")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from rosi_edge.bake import BakedTensor
 from rosi_edge.declaration import MOST_CORRECTION
-from rosi_edge.draft import Draft
 from rosi_edge.evaluation.behaviour import RequestSets
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.progress import SILENT, Advance, Progress
@@ -100,53 +99,49 @@ class Correction:
 
 
 def bake_corrected(
-    bake: Callable[[Sequence[RankOneEdit]], tuple[list[BakedTensor], Draft]],
-    opened: Callable[[Draft], AbstractContextManager[Engine]],
+    bake: Callable[[Sequence[RankOneEdit]], list[BakedTensor]],
+    opened: Callable[[], AbstractContextManager[Engine]],
     exact: ExactEffect,
     edits: Sequence[RankOneEdit],
     inputs: Mapping[str, Float32],
     progress: Progress = SILENT,
-) -> tuple[list[BakedTensor], Draft, Correction | None]:
+) -> tuple[list[BakedTensor], Correction | None]:
     """Bake, measure, and where the file leans to one side bake again with that taken off.
 
     Args:
-        bake: writes a draft of the edits that it is given; a later one takes an earlier one's place.
-        opened: a draft as a running model.
+        bake: writes the edits that it is given to a file; a later one takes an earlier one's place.
+        opened: the last written file as a running model.
         edits: the exact edits.
         inputs: real inputs of each edited matrix, (n, columns); matrices without any are left as they are.
 
     Returns:
         the last bake, and what was corrected; None where nothing was.
     """
-    baked, draft = bake(edits)
+    baked = bake(edits)
     if exact.gain < _LEAST_GAIN:
-        return baked, draft, None
+        return baked, None
 
     def shift() -> float:
         with (
-            opened(draft) as engine,
+            opened() as engine,
             progress.stage("Comparing with the exact edit", len(exact.prompts)) as advance,
         ):
             return exact.shift(engine, advance)
 
-    try:
-        # (share taken off, shift that was left) of every bake so far.
-        tried = [(0.0, shift())]
-        while abs(tried[-1][1]) > _TOLERANCE and len(tried) <= _MOST_ROUNDS:
-            share = _next_share(tried, exact.gain)
-            baked, draft = bake(corrected(edits, inputs, share))
-            tried.append((share, shift()))
-        best = min(tried, key=lambda entry: abs(entry[1]))
-        if best is not tried[-1]:
-            baked, draft = bake(corrected(edits, inputs, best[0]))
-    except BaseException:
-        draft.drop()
-        raise
+    # (share taken off, shift that was left) of every bake so far.
+    tried = [(0.0, shift())]
+    while abs(tried[-1][1]) > _TOLERANCE and len(tried) <= _MOST_ROUNDS:
+        share = _next_share(tried, exact.gain)
+        baked = bake(corrected(edits, inputs, share))
+        tried.append((share, shift()))
+    best = min(tried, key=lambda entry: abs(entry[1]))
+    if best is not tried[-1]:
+        baked = bake(corrected(edits, inputs, best[0]))
     if not best[0]:
-        return baked, draft, None
+        return baked, None
     correction = Correction(best[0], tried[0][1], best[1])
     progress.note(correction.describe())
-    return baked, draft, correction
+    return baked, correction
 
 
 def _next_share(tried: Sequence[tuple[float, float]], gain: float) -> float:

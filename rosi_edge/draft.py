@@ -34,11 +34,21 @@ Float32 = npt.NDArray[np.float32]
 class Draft:
     """Files, or a folder, beside the places they are meant for.
 
+    It is named before it is written, so that whoever ends the writing can drop what there is of it.
+
     Attributes:
         moves: (draft, place) of each; the first is the one that a model is opened by.
     """
 
     moves: tuple[tuple[Path, Path], ...]
+
+    @classmethod
+    def beside(cls, weights: GgufFile | Checkpoint, place: Path) -> Draft:
+        """Names beside ``place``, of the same files every time; nothing is written yet."""
+        if isinstance(weights, Checkpoint):
+            return cls(((place.with_name(f".{place.name}.draft"), place),))
+        drafts = output_places(weights, place.with_name(f".{place.name}.draft.gguf"))
+        return cls(tuple(zip(drafts, output_places(weights, place), strict=True)))
 
     @property
     def model(self) -> Path:
@@ -81,7 +91,7 @@ def checked_place(model: Path, output: Path) -> Path:
 
 def bake_draft(
     weights: GgufFile | Checkpoint,
-    place: Path,
+    draft: Draft,
     edits: Sequence[RankOneEdit],
     *,
     rounding: Rounding,
@@ -94,19 +104,18 @@ def bake_draft(
     declared: Sequence[RankOneEdit] | None = None,
     progress: Progress = SILENT,
     rounded: Callable[[BakedTensor], None] = ignore_rounded,
-) -> tuple[list[BakedTensor], Draft]:
-    """Write the draft of ``place``; see ``bake``. A checkpoint keeps its types, whatever ``promotion`` is,
-    and declares the edits alone.
+) -> list[BakedTensor]:
+    """Write a draft in place of an older one; see ``bake``. A checkpoint keeps its types, whatever
+    ``promotion`` is, and declares the edits alone.
 
     Raises:
         OutputError, UnsupportedModelError, UndeliveredError: as ``bake`` and ``bake_checkpoint`` do.
     """
     if isinstance(weights, Checkpoint):
-        draft = place.with_name(f".{place.name}.draft")
-        shutil.rmtree(draft, ignore_errors=True)
-        baked = bake_checkpoint(
+        draft.drop()
+        return bake_checkpoint(
             weights,
-            draft,
+            draft.model,
             edits,
             rounding=rounding,
             probes=probes,
@@ -117,11 +126,9 @@ def bake_draft(
             progress=progress,
             rounded=rounded,
         )
-        return baked, Draft(((draft, place),))
-    draft = place.with_name(f".{place.name}.draft.gguf")
-    baked = bake(
+    return bake(
         weights,
-        draft,
+        draft.model,
         edits,
         rounding=rounding,
         probes=probes,
@@ -134,5 +141,3 @@ def bake_draft(
         progress=progress,
         rounded=rounded,
     )
-    drafts, places = output_places(weights, draft), output_places(weights, place)
-    return baked, Draft(tuple(zip(drafts, places, strict=True)))

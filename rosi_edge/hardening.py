@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -566,10 +567,12 @@ class HardeningSession:
         # Two models at once would need twice the memory.
         self._stop_engine()
 
-        def bake_as(asked: Sequence[RankOneEdit]) -> tuple[list[BakedTensor], Draft]:
+        draft = self._draft = Draft.beside(self._file, place)
+
+        def bake_as(asked: Sequence[RankOneEdit]) -> list[BakedTensor]:
             return bake_draft(
                 self._file,
-                place,
+                draft,
                 asked,
                 rounding=self._rounding,
                 probes=self._probes,
@@ -583,17 +586,21 @@ class HardeningSession:
                 rounded=self.events.baked,
             )
 
-        with self._watch.measure("bake"):
-            if exact is None:
-                self.baked, self._draft = bake_as(edits)
-            else:
-                self.baked, self._draft, self.correction = bake_corrected(
-                    bake_as, self._running_draft, exact, edits, self._aims, self.progress
-                )
+        try:
+            with self._watch.measure("bake"):
+                if exact is None:
+                    self.baked = bake_as(edits)
+                else:
+                    self.baked, self.correction = bake_corrected(
+                        bake_as, partial(self._running, draft), exact, edits, self._aims, self.progress
+                    )
+        except BaseException:
+            self._drop_draft()
+            raise
         return self.baked
 
     @contextmanager
-    def _running_draft(self, draft: Draft) -> Iterator[Engine]:
+    def _running(self, draft: Draft) -> Iterator[Engine]:
         """A draft as a running model, which ``cancel`` can stop."""
         with self._opened(draft.model, self.options.engine) as engine:
             self._hardened_engine = engine
@@ -611,7 +618,7 @@ class HardeningSession:
         """The written file on the reporting prompts, and against the exact edit on the choosing ones."""
         if self._draft is None or self.before is None or self.chosen is None:
             return None
-        with self._running_draft(self._draft) as engine:
+        with self._running(self._draft) as engine:
             with self._watch.measure("evaluate after"):
                 after = measure_behaviour(
                     engine,

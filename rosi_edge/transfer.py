@@ -282,10 +282,12 @@ def transfer(
                 if options.rounding == "grid" and isinstance(weights, GgufFile):
                     exact = measure_exact(engine, prompts.calibration, found.edits, progress)
 
-        def bake_as(asked: Sequence[RankOneEdit]) -> tuple[list[BakedTensor], Draft]:
+        draft = Draft.beside(weights, place)
+
+        def bake_as(asked: Sequence[RankOneEdit]) -> list[BakedTensor]:
             return bake_draft(
                 weights,
-                place,
+                draft,
                 asked,
                 rounding=rounding,
                 probes=probes,
@@ -297,15 +299,15 @@ def transfer(
                 progress=progress,
             )
 
-        def running(draft: Draft) -> StoppableEngine:
+        def running() -> StoppableEngine:
             return open_engine(draft.model, options.engine)
 
-        with watch.measure("bake"):
-            if exact is None:
-                baked, draft = bake_as(found.edits)
-            else:
-                baked, draft, _ = bake_corrected(bake_as, running, exact, found.edits, aims, progress)
         try:
+            with watch.measure("bake"):
+                if exact is None:
+                    baked = bake_as(found.edits)
+                else:
+                    baked, _ = bake_corrected(bake_as, running, exact, found.edits, aims, progress)
             return _measured(
                 target, inspection, weights, baked, draft, before, prompts, judge, options, watch, progress
             )

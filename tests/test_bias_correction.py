@@ -17,7 +17,6 @@ from gguf import GGMLQuantizationType as T
 from rosi_edge.bake import BakedTensor
 from rosi_edge.bias_correction import ExactEffect, bake_corrected, corrected, measure_exact
 from rosi_edge.declaration import MOST_CORRECTION, PREFIX, read_declaration
-from rosi_edge.draft import Draft
 from rosi_edge.evaluation.behaviour import RequestSets
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.models.gguf_file import GgufFile
@@ -73,22 +72,15 @@ class MadeUpFile:
     start: float
     slope: float
     asked: list[float] = field(default_factory=list)
-    dropped: int = 0
 
-    def bake(self, edits: Sequence[RankOneEdit]) -> tuple[list[BakedTensor], Draft]:
+    def bake(self, edits: Sequence[RankOneEdit]) -> list[BakedTensor]:
         edit, rows = edit_and_inputs()
         size = np.sqrt(np.square(rows @ edit.input).mean())
         self.asked.append(float((rows @ (edit.input - edits[0].input)).mean() / size))
-        drop = self
-
-        class Dropping(Draft):
-            def drop(self) -> None:
-                drop.dropped += 1
-
-        return [], Dropping(((Path("draft"), Path("place")),))
+        return []
 
     @contextmanager
-    def opened(self, draft: Draft) -> Iterator[Any]:
+    def opened(self) -> Iterator[Any]:
         yield self
 
     def encode(self, conversations: Sequence[object]) -> list[list[int]]:
@@ -102,7 +94,7 @@ class MadeUpFile:
     def run(self, gain: float = 3.0) -> Any:
         edit, rows = edit_and_inputs()
         exact = ExactEffect(("a", "b"), np.array([0]), np.zeros(2), gain)
-        return bake_corrected(self.bake, self.opened, exact, [edit], {NAME: rows})[2]
+        return bake_corrected(self.bake, self.opened, exact, [edit], {NAME: rows})[1]
 
 
 def test_a_shift_is_taken_off() -> None:
@@ -132,14 +124,6 @@ def test_a_correction_that_makes_it_worse_is_taken_back() -> None:
     file = MadeUpFile(start=0.1, slope=3.0)
     assert file.run() is None
     assert file.asked[-1] == 0.0 and len(file.asked) == 4
-
-
-def test_a_draft_that_cannot_be_measured_is_dropped() -> None:
-    file = MadeUpFile(start=0.1, slope=-3.0)
-    file.next_token_logprobs = lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        file.run()
-    assert file.dropped == 1
 
 
 def test_the_exact_effect_is_the_engine_s(tiny_model: Path) -> None:

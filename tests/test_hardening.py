@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gguf
 import llama_cpp
@@ -16,7 +17,7 @@ import pytest
 from fake_engine import prompt_set
 from tiny_gguf import CHATML, write_tiny_llama
 
-from rosi_edge.bake import BakedTensor
+from rosi_edge.bake import BakedTensor, bake
 from rosi_edge.conditional_search import ConditionalOptions
 from rosi_edge.errors import OutputError, RosiEdgeError, UnsupportedModelError
 from rosi_edge.evaluation import behaviour
@@ -251,6 +252,30 @@ def test_an_interrupt_leaves_nothing(source: Path, tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.iterdir()] == ["models"]
         assert [path.name for path in source.parent.iterdir()] == ["source.gguf"]
     assert digest(source) == before
+
+
+def test_an_interrupt_at_the_instant_the_draft_is_whole_leaves_nothing(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = interrupt_after_bake(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        harden(source, tmp_path / "out.gguf", plan(), Changed(), OPTIONS)
+    assert len(written) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
+
+
+def interrupt_after_bake(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Ctrl-C as soon as a draft has been written; which ones were."""
+    written: list[Path] = []
+
+    def interrupted(weights: GgufFile, target: Path, *arguments: Any, **options: Any) -> None:
+        bake(weights, target, *arguments, **options)
+        assert target.is_file()
+        written.append(target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rosi_edge.draft.bake", interrupted)
+    return written
 
 
 def test_what_is_refused_before_any_work(source: Path, tmp_path: Path) -> None:

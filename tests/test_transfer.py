@@ -15,7 +15,7 @@ import pytest
 from command import assert_refused, rosi_edge, write_requests
 from gguf import GGMLQuantizationType
 from test_hardening import OPTIONS as HARDENING
-from test_hardening import Changed, Unmoved, plan
+from test_hardening import Changed, Unmoved, interrupt_after_bake, plan
 from tiny_gguf import write_tiny_llama
 
 from rosi_edge.errors import ModelFileError, OutputError, UnsupportedModelError
@@ -112,6 +112,17 @@ def test_a_file_that_is_not_hardened_is_not_kept(tmp_path: Path, found: FoundEdi
     file = transfer(target, found, plan(), Unmoved(), replace(OPTIONS, evaluate=False))
     assert (file.verdict, file.before, file.after) == (None, None, None)
     assert target.output.is_file()
+
+
+def test_an_interrupt_at_the_instant_the_draft_is_whole_leaves_nothing(
+    tmp_path: Path, found: FoundEdits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = interrupt_after_bake(monkeypatch)
+    target = Target("tiny", model(tmp_path, T.Q8_0), tmp_path / "out.gguf")
+    with pytest.raises(KeyboardInterrupt):
+        transfer(target, found, plan(), Changed(), replace(OPTIONS, evaluate=False))
+    assert len(written) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["Q8_0.gguf", "edits.gguf"]
 
 
 def test_one_that_cannot_hold_the_edit_does_not_stop_the_others(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -74,6 +75,10 @@ class Library:
         """Import what takes seconds to import."""
         import rosi_edge.hardening
         import rosi_edge.report.write  # noqa: F401
+
+        # Modules stay. Looking through all of theirs for garbage, again and again, holds up the screen for a
+        # tenth of a second at a time.
+        gc.freeze()
 
     def resolve(self, reference: str, progress: Progress) -> Path:
         from rosi_edge.models.sources import resolve

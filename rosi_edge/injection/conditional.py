@@ -19,7 +19,7 @@ from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cho_solve, qr
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -146,9 +146,9 @@ def _leading_directions(rows: Float32, count: int) -> Float32:
     """(count, columns), orthonormal: the leading right singular vectors, by a few subspace iterations."""
     count = min(count, *rows.shape)
     start = np.random.default_rng(0).standard_normal((rows.shape[1], min(count + 8, rows.shape[1])))
-    basis = np.linalg.qr(start.astype(np.float32))[0]
+    basis = qr(start.astype(np.float32), mode="economic", check_finite=False)[0]
     for _ in range(4):
-        basis = np.linalg.qr(rows.T @ (rows @ basis))[0]
+        basis = qr(rows.T @ (rows @ basis), mode="economic", check_finite=False)[0]
     _, _, turned = np.linalg.svd(rows @ basis, full_matrices=False)
     return np.asarray((basis @ turned.T).T[:count], dtype=np.float32)
 
@@ -180,5 +180,7 @@ def _discriminant(
 def _solve(matrix: Float32, penalty: float, right: Float64) -> Float64:
     regular = matrix.astype(np.float64)
     regular[np.diag_indices_from(regular)] += penalty
-    answer: Float64 = cho_solve(cho_factor(regular, lower=True, overwrite_a=True, check_finite=False), right)
+    # Factored by numpy, which lets other threads (the wizard's screen) go on meanwhile; scipy's does not.
+    factor = np.linalg.cholesky(regular)
+    answer: Float64 = cho_solve((factor.T, False), right, check_finite=False)
     return answer

@@ -26,6 +26,7 @@ import numpy.typing as npt
 from rosi_edge.errors import EngineCrashError, RosiEdgeError
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.progress import Advance
+from rosi_edge.runtime.channel import receive, send
 from rosi_edge.runtime.engine import (
     Conversation,
     EditHandle,
@@ -207,7 +208,7 @@ class ChildEngine:
         try:
             listeners = {"advance": advance, "visit": visit, "on_text": on_text}
             wanted = [name for name, listener in listeners.items() if listener is not None]
-            self._connection.send((method, arguments, keywords, wanted))
+            send(self._connection, (method, arguments, keywords, wanted))
         except (BrokenPipeError, ConnectionResetError):
             raise self._crash() from None
         try:
@@ -227,8 +228,8 @@ class ChildEngine:
                         f"the chat template of {self.path} has been rendering for {timeout:.0f} seconds",
                         "It may be hostile; give another one with --template FILE",
                     )
-                kind, value = self._connection.recv()
-            except (EOFError, ConnectionResetError):
+                kind, value = cast(tuple[str, Any], receive(self._connection))
+            except EOFError:
                 raise self._crash() from None
             if (listener := listeners.get(kind)) is not None:
                 listener(*value)
@@ -290,25 +291,25 @@ def _serve(connection: Connection, path: Path, options: EngineOptions, last_word
             llama_abi.on_abort(lambda message: os.write(2, f"{message}\n".encode()))
             engine = LlamaEngine(path, options)
         except RosiEdgeError as error:
-            connection.send(("error", error))
+            send(connection, ("error", error))
             return
         except Exception:
-            connection.send(("failure", traceback.format_exc()))
+            send(connection, ("failure", traceback.format_exc()))
             return
-        connection.send(("result", engine.facts))
+        send(connection, ("result", engine.facts))
         while True:
-            method, arguments, keywords, wanted = connection.recv()
+            method, arguments, keywords, wanted = cast(tuple[Any, ...], receive(connection))
             keywords |= {name: _sender(connection, name) for name in wanted}
             try:
-                connection.send(("result", getattr(engine, method)(*arguments, **keywords)))
+                send(connection, ("result", getattr(engine, method)(*arguments, **keywords)))
             except RosiEdgeError as error:
-                connection.send(("error", error))
+                send(connection, ("error", error))
             except (BrokenPipeError, ConnectionResetError):
                 return
             except Exception:
-                connection.send(("failure", traceback.format_exc()))
+                send(connection, ("failure", traceback.format_exc()))
 
 
 def _sender(connection: Connection, listener: str) -> Callable[..., None]:
     """A listener of the parent's, as the engine in the child calls it."""
-    return lambda *values: connection.send((listener, values))
+    return lambda *values: send(connection, (listener, values))
