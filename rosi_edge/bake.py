@@ -6,7 +6,6 @@ file declares what was done to it (``rosi_edge.declaration``), so that it can be
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from rosi_edge.ahead import Ahead
+from rosi_edge.cores import usable_cores
 from rosi_edge.declaration import declare, declare_results, sha256_of_bytes
 from rosi_edge.errors import RosiEdgeError, UnsupportedModelError
 from rosi_edge.injection.edits import (
@@ -31,6 +31,7 @@ from rosi_edge.injection.edits import (
 )
 from rosi_edge.models.checkpoint import Checkpoint
 from rosi_edge.models.gguf_file import GgufFile, TensorInfo
+from rosi_edge.models.inspect import OWN_PREFIX
 from rosi_edge.models.rewrite import NewValue, Retyped, rewrite
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.quantization.codec import dequantize_rows, quantize
@@ -225,6 +226,8 @@ def bake(
             tensors={name: make(name) for name in names},
             metadata={**metadata, **declaration},
             later=results,
+            # What an earlier hardening said of itself is no longer so.
+            dropped=[key for key in file.fields if key.startswith(OWN_PREFIX)],
             sealed=True,
             progress=progress,
         )
@@ -252,7 +255,7 @@ def rounding_ahead(
     Yields:
         a function that waits for the next tensor, in the order of ``by_tensor``.
     """
-    workers = workers or min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
+    workers = workers or min(usable_cores(), _MOST_WORKERS)
     with (
         progress.stage("Rounding tensors", len(by_tensor)) as advance,
         # Each thread multiplies on its own: a library's threads would wait for each other.

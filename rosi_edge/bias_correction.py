@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from rosi_edge.bake import BakedTensor
+from rosi_edge.bake import BakedTensor, UndeliveredError
 from rosi_edge.declaration import MOST_CORRECTION
 from rosi_edge.evaluation.behaviour import RequestSets
 from rosi_edge.injection.edits import RankOneEdit
@@ -132,7 +132,11 @@ def bake_corrected(
     tried = [(0.0, shift())]
     while abs(tried[-1][1]) > _TOLERANCE and len(tried) <= _MOST_ROUNDS:
         share = _next_share(tried, exact.gain)
-        baked = bake(corrected(edits, inputs, share))
+        try:
+            baked = bake(corrected(edits, inputs, share))
+        except UndeliveredError:
+            # The file that is there is whole, and its tensors hold their edits.
+            break
         tried.append((share, shift()))
     best = min(tried, key=lambda entry: abs(entry[1]))
     if best is not tried[-1]:

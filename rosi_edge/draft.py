@@ -17,11 +17,11 @@ from rosi_edge.bake import BakedTensor, bake, ignore_rounded
 from rosi_edge.bake_checkpoint import bake_checkpoint, checked_folder
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.models.atomic import checked_target, put_in_place
-from rosi_edge.models.checkpoint import Checkpoint, is_checkpoint
+from rosi_edge.models.checkpoint import Checkpoint
 from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.open_weights import open_weights
-from rosi_edge.models.rewrite import NewValue, output_places, refuse_same_file
+from rosi_edge.models.rewrite import NewValue, output_places, refuse_overwriting, refuse_same_file
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.quantization.promotion import NEVER, Promotion
 from rosi_edge.quantization.rounding import Rounding
@@ -74,19 +74,29 @@ class Draft:
                 draft.unlink(missing_ok=True)
 
 
-def checked_place(model: Path, output: Path) -> Path:
+def checked_place(weights: GgufFile | Checkpoint, output: Path) -> Path:
     """The place of the output, made absolute.
 
     Raises:
-        OutputError: nothing can be written there, or it is the model itself.
+        OutputError: nothing can be written there, or a file of the model itself would be overwritten.
     """
-    if is_checkpoint(model):
-        place = checked_folder(output)
-        refuse_same_file(model, place)
-        return place
-    place = checked_target(output)
-    refuse_same_file(model, place)
+    place = checked_folder(output) if isinstance(weights, Checkpoint) else checked_target(output)
+    for written in places_of(weights, place):
+        refuse_to_touch(weights, written)
     return place
+
+
+def places_of(weights: GgufFile | Checkpoint, place: Path) -> list[Path]:
+    """What is written there: a folder, a file, or the parts of one."""
+    return [place] if isinstance(weights, Checkpoint) else output_places(weights, place)
+
+
+def refuse_to_touch(weights: GgufFile | Checkpoint, place: Path) -> None:
+    """Raise OutputError when a path leads to a file of a model, any of its parts, or into its folder."""
+    if isinstance(weights, Checkpoint):
+        refuse_same_file(weights.path, place)
+    else:
+        refuse_overwriting(weights, place)
 
 
 def bake_draft(

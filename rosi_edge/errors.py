@@ -6,6 +6,9 @@ wrong in ``message`` and what to do about it in ``remedy``; nothing below the co
 
 from __future__ import annotations
 
+FAULT = "This is a fault of rosi-edge; set ROSI_EDGE_DEBUG=1 for the details and report it"
+"""The remedy where an error is none of those below."""
+
 
 class RosiEdgeError(Exception):
     """A problem with what the tool was given, not a fault of the tool.

@@ -33,7 +33,7 @@ from rosi_edge.conditional_search import (
 )
 from rosi_edge.diagnosis import LITTLE_REFUSAL, costs_refusals, diagnose, nothing_to_choose
 from rosi_edge.direction import DEFAULT_ELICITATION, Directions, extract_directions
-from rosi_edge.draft import Draft, bake_draft, checked_place
+from rosi_edge.draft import Draft, bake_draft, checked_place, places_of, refuse_to_touch
 from rosi_edge.errors import OutputError, RosiEdgeError, UnsupportedModelError
 from rosi_edge.evaluation.behaviour import (
     Behaviour,
@@ -53,10 +53,10 @@ from rosi_edge.injection.write_directions import adapter_gains
 from rosi_edge.models.architectures import expert_counts
 from rosi_edge.models.atomic import checked_target
 from rosi_edge.models.checkpoint import Checkpoint
-from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.gguf_file import GgufFile, encodable
 from rosi_edge.models.inspect import Inspection, inspect, require_hardenable
 from rosi_edge.models.open_weights import open_weights
-from rosi_edge.models.rewrite import NewValue, refuse_same_file
+from rosi_edge.models.rewrite import NewValue
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.prompt_plan import PromptPlan
 from rosi_edge.quantization.grid_rounding import GridRounding, InputFactor
@@ -226,6 +226,10 @@ class HardeningSession:
         self.after: Behaviour | None = None
         self.stress_before: Stress | None = None
         self.stress_after: Stress | None = None
+        # What each of them was measured with: figures are compared, and reported, only if that is the same.
+        self._before_with: int | None = None
+        self._stress_before_with: tuple[int, int] | None = None
+        self._stress_after_with: tuple[int, int] | None = None
         self.rounding_check: RoundingCheck | None = None
         self.correction: Correction | None = None
         self.baked: list[BakedTensor] = []
@@ -325,11 +329,11 @@ class HardeningSession:
         Raises:
             OutputError: nothing can be written there, or it is the model itself or the adapter.
         """
-        place = checked_place(self.model, output)
+        place = checked_place(self._file, output)
         if self.options.adapter is not None:
             adapter = checked_target(self.options.adapter)
-            refuse_same_file(self.model, adapter)
-            if adapter == place:
+            refuse_to_touch(self._file, adapter)
+            if adapter in places_of(self._file, place):
                 raise OutputError(f"{output} cannot be both the model and the adapter", "Name two files")
         return place
 
@@ -519,7 +523,20 @@ class HardeningSession:
 
     @cancellable
     def measure_before(self) -> Behaviour:
-        """The original model on the reporting prompts."""
+        """The original model on the reporting prompts, and under attack. What has been measured with the same
+        options is not measured again."""
+        if self.before is None or self._before_with != self.options.max_tokens:
+            self._measure_original()
+        wanted = self._stress_options
+        if wanted[0] and self.chosen is not None and self._stress_before_with != wanted:
+            self.apply(None)
+            with self._watch.measure("stress before"):
+                self.stress_before = self._stress(self.engine, "Jailbreaks on the original model")
+            self._stress_before_with = wanted
+        assert self.before is not None
+        return self.before
+
+    def _measure_original(self) -> None:
         self.apply(None)
         with self._watch.measure("evaluate before"):
             self.before = measure_behaviour(
@@ -531,10 +548,12 @@ class HardeningSession:
                 progress=self.progress,
                 title="Original model on the reporting prompts",
             )
-        if self.options.stress and self.chosen is not None:
-            with self._watch.measure("stress before"):
-                self.stress_before = self._stress(self.engine, "Jailbreaks on the original model")
-        return self.before
+        self._before_with = self.options.max_tokens
+
+    @property
+    def _stress_options(self) -> tuple[int, int]:
+        """How many requests are put under attack, and which."""
+        return self.options.stress, self.options.seed
 
     @cancellable
     def bake(self, output: Path) -> list[BakedTensor]:
@@ -542,6 +561,8 @@ class HardeningSession:
         place = self.check_target(output)
         self._drop_draft()
         self.after = None
+        self.stress_after = None
+        self.rounding_check = None
         self.baked = []
         self.correction = None
         if self.chosen is None:
@@ -634,6 +655,7 @@ class HardeningSession:
             if self.options.stress:
                 with self._watch.measure("stress after"):
                     self.stress_after = self._stress(engine, "Jailbreaks on the hardened file")
+                self._stress_after_with = self._stress_options
         self.after = after
         return self.after
 
@@ -679,6 +701,8 @@ class HardeningSession:
         assert self.before is not None and self.found is not None and self.directions is not None
         verdict = self.verdict()
         corrections = [] if self.correction is None else [self.correction.describe()]
+        # With no attacks asked for, nothing was measured with that, and none are reported.
+        attacked = self._stress_options
         written: OutputFile | None = None
         if self._draft is not None:
             if verdict.status == "hardened" or (self.options.force and not self.costs_refusals):
@@ -714,8 +738,8 @@ class HardeningSession:
                 after=self.after,
                 changes=compare(self.before, self.after) if self.after else None,
                 rounding_check=self.rounding_check,
-                stress_before=self.stress_before,
-                stress_after=self.stress_after,
+                stress_before=self.stress_before if self._stress_before_with == attacked else None,
+                stress_after=self.stress_after if self._stress_after_with == attacked else None,
                 baked=self.baked,
                 paper=self.paper,
                 findings=[*self.findings, *self._unedited_experts(), *corrections],
@@ -766,6 +790,6 @@ class HardeningSession:
             "rosi.rounding": self.options.rounding,
             "rosi.elicited": self.directions.elicitation is not None,
             "rosi.source.sha256": self.inspection.sha256 or "",
-            "rosi.source.file": self.inspection.path.name,
+            "rosi.source.file": encodable(self.inspection.path.name),
             "rosi.edited_tensors": list(dict.fromkeys(edit.tensor for edit in edits)),
         }

@@ -229,10 +229,11 @@ def _against_base(
     named = manifest.predicate.build_definition.internal_parameters.get("editedTensors")
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         return ["the manifest does not name the edited tensors"]
+    edited = set(named)
     problems = []
     old = tensor_digests(base, progress)
     for name in sorted(old.keys() | digests.keys()):
-        if name in named:
+        if name in edited:
             continue
         if name not in old or name not in digests:
             problems.append(f"{printable(name)} is in one of the file and its base only")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -23,7 +24,7 @@ from rosi_edge.bake_checkpoint import EDITS
 from rosi_edge.bias_correction import bake_corrected, measure_exact
 from rosi_edge.declaration import read_declaration
 from rosi_edge.diagnosis import costs_refusals, diagnose
-from rosi_edge.draft import Draft, bake_draft, checked_place
+from rosi_edge.draft import Draft, bake_draft, checked_place, places_of, refuse_to_touch
 from rosi_edge.errors import (
     EngineCrashError,
     ModelFileError,
@@ -37,7 +38,7 @@ from rosi_edge.injection.adapter import read_adapter
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.models.architectures import architecture_of, write_matrices
 from rosi_edge.models.checkpoint import Checkpoint
-from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.gguf_file import GgufFile, encodable
 from rosi_edge.models.inspect import Inspection, inspect, require_hardenable
 from rosi_edge.models.open_weights import open_weights
 from rosi_edge.models.rewrite import NewValue, refuse_same_file
@@ -162,27 +163,65 @@ def _holds(experts: tuple[int, ...], number: int | None) -> bool:
     return not experts if number is None else experts != () and number < experts[0]
 
 
-def check_targets(targets: Sequence[Target], found: FoundEdits | None, options: TransferOptions) -> None:
+def check_targets(
+    targets: Sequence[Target],
+    found: FoundEdits | None,
+    options: TransferOptions,
+    *,
+    inputs: Sequence[Path] = (),
+    taken: Sequence[Path] = (),
+) -> None:
     """Refuse what can be refused before the first long step.
 
     Args:
-        found: None where the edits are still to be found.
+        found: None where the edits are still to be found, on the first of the targets.
+        inputs: files that are read besides the models.
+        taken: places of other outputs.
 
     Raises:
         RosiEdgeError: a model cannot be hardened or is another one, or nothing can be written to a place.
     """
-    places: dict[Path, Path] = {}
-    for target in targets:
-        place = checked_place(target.model, target.output)
-        if place in places:
-            raise OutputError(f"{target.output} is named twice", "Give every model an output of its own")
-        for other in targets:
-            refuse_same_file(other.model, place)
-        places[place] = target.output
-        with open_weights(target.model) as weights:
+    places = {path.resolve() for path in taken}
+    with ExitStack() as stack:
+        models: list[GgufFile | Checkpoint] = []
+        for target in targets:
+            models.append(open_weights(target.model))
+            stack.callback(models[-1].close)
+        for target, weights in zip(targets, models, strict=True):
+            written = places_of(weights, checked_place(weights, target.output))
+            for other in models:
+                for place in written:
+                    refuse_to_touch(other, place)
+            for path in inputs:
+                for place in written:
+                    refuse_same_file(path, place)
+            if not places.isdisjoint(written):
+                raise OutputError(f"{target.output} is named twice", "Give every model an output of its own")
+            places.update(written)
             _open_to_hardening(weights, options)
             if found is not None:
                 require_fit(weights, found)
+            else:
+                _require_same_model(models[0], weights)
+
+
+def _require_same_model(first: Weights, other: Weights) -> None:
+    """Whether edits found on one will fit the other.
+
+    Raises:
+        UnsupportedModelError: another architecture, or other write matrices.
+    """
+
+    def matrices(weights: Weights) -> tuple[str, dict[str, tuple[int, ...]]]:
+        shapes = {matrix.name: matrix.shape for matrix in write_matrices(weights)}
+        return architecture_of(weights).name, shapes
+
+    if matrices(first) != matrices(other):
+        raise UnsupportedModelError(
+            f"{other.path.name} is another model than {first.path.name}: its architecture or the shapes of "
+            "its write matrices differ",
+            "Give a file of the same model",
+        )
 
 
 def _open_to_hardening(weights: GgufFile | Checkpoint, options: TransferOptions) -> Mapping[str, Float32]:
@@ -251,7 +290,7 @@ def transfer(
     with open_weights(target.model) as weights:
         importance = _open_to_hardening(weights, options)
         require_fit(weights, found)
-        place = checked_place(target.model, target.output)
+        place = checked_place(weights, target.output)
         with watch.measure("read"):
             inspection = inspect(weights, with_sha256=True, progress=progress)
         before: Behaviour | None = None
@@ -342,7 +381,7 @@ def _measured(
                 title=f"{target.output.name} on the reporting prompts",
             )
         changes = compare(before, after)
-        verdict = diagnose(before, after, changes)
+        verdict = diagnose(before, after, changes, prompts.names)
     forced = options.force and not (changes and costs_refusals(changes.refusal, changes.guarded_refusal))
     if verdict is None or verdict.status == "hardened" or forced:
         output = draft.output_file(progress)
@@ -373,6 +412,6 @@ def _metadata(inspection: Inspection, found: FoundEdits, options: TransferOption
         "rosi.rounding": options.rounding,
         "rosi.edits.sha256": found.sha256,
         "rosi.source.sha256": inspection.sha256 or "",
-        "rosi.source.file": inspection.path.name,
+        "rosi.source.file": encodable(inspection.path.name),
         "rosi.edited_tensors": list(dict.fromkeys(edit.tensor for edit in found.edits)),
     }

@@ -21,7 +21,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import gguf
 import numpy as np
@@ -47,6 +47,7 @@ from rosi_edge.quantization.grids.floats import FloatGrid
 
 Float32 = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
+Codes = npt.NDArray[np.signedinteger[Any]]
 
 Outcome = Literal["passed", "failed", "not checked"]
 Scales = Literal["untouched", "changed", "requantized", "promoted", "rescaled", "none"]
@@ -600,6 +601,7 @@ class EditedMatrix:
             return wanted, _float_steps(blocks, grid, start, self._columns)
         codes = grid.codes
         unheld = np.zeros(grid.step.shape, dtype=bool)
+        chosen_grid: Grid | None = None
         if keeps_scales:
             if not np.array_equal(blocks.write(old, codes), new):
                 self._scales = "changed"
@@ -608,7 +610,8 @@ class EditedMatrix:
         else:
             # Its scales were chosen for the wanted weights.
             chosen = self._quantized(wanted)
-            needed = np.zeros_like(grid.step) if chosen is None else blocks.read(chosen, self._columns).step
+            chosen_grid = None if chosen is None else blocks.read(chosen, self._columns)
+            needed = np.zeros_like(grid.step) if chosen_grid is None else chosen_grid.step
             if not (_squares(grid.step) <= _COARSEST * _squares(needed)).all():
                 self._complain("has coarser scales than the declared edit needs")
             unheld = (grid.step == 0) & (needed == 0)
@@ -617,16 +620,37 @@ class EditedMatrix:
             np.where(codes == grid.codes, limit(codes, end), end)
             for limit, end in ((np.minimum, grid.values.low), (np.maximum, grid.values.high))
         )
-        ends = [replace(grid, codes=end.astype(codes.dtype)).weights() for end in (low, high)]
-        nearest = np.clip(wanted, np.minimum(*ends), np.maximum(*ends))
+        nearest = _within(grid, low, high, wanted)
+        if chosen_grid is not None and not self._covers(wanted, nearest, chosen_grid):
+            self._complain("has finer scales, or other minima, than the declared edit needs")
         steps = np.abs(grid.step) * np.float32(grid.values.gap)
         # What is too small for any scale beside its neighbours is as near as it can be: no steps away.
         steps[unheld] = 1.0
         return nearest, np.repeat(steps, grid.width, axis=1)
 
+    def _covers(self, wanted: Float32, nearest: Float32, chosen: Grid) -> bool:
+        """Whether in every row the weights lie in the range of the file's codes as they do in that of the
+        quantizer's. Distances are measured from what the range reaches, so a range of next to nothing would
+        let any weight pass."""
+        low, high = (np.full_like(chosen.codes, end) for end in (chosen.values.low, chosen.values.high))
+        outside, usual = (
+            np.sqrt(np.square(wanted - reached, dtype=np.float64).mean(axis=1))
+            for reached in (nearest, _within(chosen, low, high, wanted))
+        )
+        step = np.sqrt(_squares(chosen.step) / chosen.step.shape[1]) * chosen.values.gap
+        # An importance matrix makes a quantizer let more outliers go.
+        more, steps = (2.0, 0.5) if self._requantized else (1.5, 0.25)
+        return bool((outside <= more * usual + steps * step + 1e-30).all())
+
     def _complain(self, problem: str) -> None:
         if problem not in self._problems:
             self._problems.append(problem)
+
+
+def _within(grid: Grid, low: Codes, high: Codes, wanted: Float32) -> Float32:
+    """The wanted weights, no further than the weights that two ends of the range of codes stand for."""
+    ends = [replace(grid, codes=end.astype(grid.codes.dtype)).weights() for end in (low, high)]
+    return np.clip(wanted, np.minimum(*ends), np.maximum(*ends))
 
 
 def _squares(steps: Float32) -> npt.NDArray[np.float64]:

@@ -163,6 +163,8 @@ class FakeSession:
         self.found: SearchResult | None = None
         self.chosen: FrontierPoint | None = None
         self.before: Behaviour | None = None
+        self.stressed: int | None = None
+        """Requests that the original was put under attack with."""
         self.after: Behaviour | None = None
         self.baked: list[BakedTensor] = []
         self.applied: list[float | None] = []
@@ -225,8 +227,12 @@ class FakeSession:
         return place
 
     def measure_before(self) -> Behaviour:
-        self._step("measure_before", "Original model on the reporting prompts", 120)
-        self.before = ORIGINAL
+        if self.before is None:
+            self._step("measure_before", "Original model on the reporting prompts", 120)
+            self.before = ORIGINAL
+        if self.stressed != self.options.stress:
+            self._step("stress_before", "Jailbreaks on the original model", 48)
+            self.stressed = self.options.stress
         return ORIGINAL
 
     def bake(self, output: Path) -> list[BakedTensor]:
@@ -309,7 +315,8 @@ class FakeLibrary:
         self._maybe_fail("resolve")
         with progress.stage(f"Fetching {self.model.name}", 491_400_064) as advance:
             advance(200_000_000)
-            self.gate.wait()
+            if "resolve" in self.held:
+                self.gate.wait()
         return self.model
 
     def inspect(self, path: Path) -> Inspection:
@@ -321,6 +328,8 @@ class FakeLibrary:
         self, path: Path, prompts: PromptPlan, judge: Judge, options: HardenOptions, progress: Progress
     ) -> FakeSession:
         self._maybe_fail("open")
+        if "open" in self.held:
+            self.gate.wait()
         session = FakeSession(path, options, self)
         self.judges.append(judge.name)
         self.sessions.append(session)

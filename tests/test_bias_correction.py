@@ -14,7 +14,7 @@ import pytest
 from fake_engine import prompt_set
 from gguf import GGMLQuantizationType as T
 
-from rosi_edge.bake import BakedTensor
+from rosi_edge.bake import BakedTensor, UndeliveredError
 from rosi_edge.bias_correction import ExactEffect, bake_corrected, corrected, measure_exact
 from rosi_edge.declaration import MOST_CORRECTION, PREFIX, read_declaration
 from rosi_edge.evaluation.behaviour import RequestSets
@@ -207,3 +207,17 @@ def test_corrected_inputs_of_a_wrong_length_are_a_contradiction(tmp_path: Path) 
         )
     with GgufFile.open(hostile) as file, pytest.raises(Exception, match="contradicts itself"):
         read_declaration(file)
+
+
+def test_a_correction_that_cannot_be_delivered_leaves_the_whole_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = MadeUpFile(start=0.15, slope=-3.0)
+    bake = file.bake
+
+    def bake_once(edits: Sequence[RankOneEdit]) -> list[BakedTensor]:
+        if file.asked:
+            raise UndeliveredError("blk.0.ffn_down.weight delivers only 0.949 of its edit")
+        return bake(edits)
+
+    monkeypatch.setattr(file, "bake", bake_once)
+    assert file.run() is None
+    assert file.asked == [0.0]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from split_gguf import split_gguf
 from tiny_gguf import write_tiny_llama
 
-from rosi_edge.draft import Draft
+from rosi_edge.draft import Draft, checked_place
+from rosi_edge.errors import OutputError
 from rosi_edge.models.gguf_file import GgufFile
 
 
@@ -41,3 +43,12 @@ def test_all_parts_of_a_split_model(tmp_path: Path) -> None:
         path.write_bytes(path.name.encode())
     draft.keep()
     assert [place.read_bytes() for place in places] == [path.name.encode() for path, _ in draft.moves]
+
+
+@pytest.mark.parametrize("name", ["split.gguf", "split-00001-of-0000{}.gguf", "split-00002-of-0000{}.gguf"])
+def test_no_part_of_the_model_is_overwritten(tmp_path: Path, name: str) -> None:
+    parts = split_gguf(write_tiny_llama(tmp_path / "base.gguf"), tmp_path / "split.gguf", 10)
+    with GgufFile.open(parts[0]) as file:
+        with pytest.raises(OutputError, match="would overwrite the input"):
+            checked_place(file, tmp_path / name.format(len(parts)))
+        assert checked_place(file, tmp_path / "other.gguf") == tmp_path / "other.gguf"

@@ -17,6 +17,7 @@ import pytest
 from fake_engine import prompt_set
 from tiny_gguf import CHATML, write_tiny_llama
 
+from rosi_edge import hardening
 from rosi_edge.bake import BakedTensor, bake
 from rosi_edge.conditional_search import ConditionalOptions
 from rosi_edge.errors import OutputError, RosiEdgeError, UnsupportedModelError
@@ -446,6 +447,80 @@ def test_a_session_is_cancelled_while_no_engine_runs(source: Path, tmp_path: Pat
             session.bake(tmp_path / "out.gguf")
         assert session.bake(tmp_path / "out.gguf")
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".gguf"] == []
+
+
+@pytest.fixture
+def attacked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The titles of the measurings that were begun; the first attacks of each title end in Ctrl-C."""
+    begun: list[str] = []
+    measure_behaviour, measure_stress = hardening.measure_behaviour, hardening.measure_stress
+
+    def behaviour_measured(*arguments: Any, **options: Any) -> Any:
+        begun.append(options["title"])
+        return measure_behaviour(*arguments, **options)
+
+    def stress_measured(*arguments: Any, **options: Any) -> Any:
+        begun.append(options["title"])
+        if begun.count(options["title"]) == 1:
+            raise KeyboardInterrupt
+        return measure_stress(*arguments, **options)
+
+    monkeypatch.setattr(hardening, "measure_behaviour", behaviour_measured)
+    monkeypatch.setattr(hardening, "measure_stress", stress_measured)
+    return begun
+
+
+def test_attacks_belong_to_the_options_and_to_the_file(
+    source: Path, tmp_path: Path, attacked: list[str]
+) -> None:
+    """Stopped, asked for in another number, not asked for, and before another file is measured."""
+    options = replace(OPTIONS, stress=2, force=True)
+    original = ["Original model on the reporting prompts", "Jailbreaks on the original model"]
+    with HardeningSession(source, plan(), Changed(), options) as session:
+        session.calibrate()
+        session.search()
+        attacked.clear()
+        with pytest.raises(KeyboardInterrupt):
+            session.measure_before()
+        before = session.before
+        assert session.measure_before() is before, "what was whole is kept"
+        session.measure_before()
+        assert attacked == [*original, original[1]]
+
+        session.bake(tmp_path / "out.gguf")
+        with pytest.raises(KeyboardInterrupt):
+            session.measure_after()
+        session.measure_after()
+        assert session.stress_after is not None
+        assert session.rounding_check is not None
+
+        # Other attacks are made on both, or are reported of neither.
+        attacked[:] = [original[1], "Jailbreaks on the hardened file"]
+        session.reconfigure(replace(options, stress=3))
+        session.bake(tmp_path / "out.gguf")
+        assert (session.stress_after, session.rounding_check) == (None, None), "they were another file's"
+        session.measure_before()
+        session.measure_after()
+        assert session.stress_before is not None
+        assert session.stress_before.requests == session.stress_after.requests == 3
+        session.reconfigure(replace(options, stress=0))
+        assert session.measure_before() is before
+        assert session.finish().stress is None
+
+
+def test_attacks_are_made_once_there_is_a_point_to_take(
+    source: Path, tmp_path: Path, attacked: list[str]
+) -> None:
+    with HardeningSession(source, plan(), Changed(), replace(OPTIONS, stress=2)) as session:
+        session.calibrate()
+        found = session.search()
+        attacked[:] = ["Jailbreaks on the original model"]
+        session.choose(None)
+        session.measure_before()
+        assert session.stress_before is None
+        session.choose(found.frontier[0])
+        session.measure_before()
+        assert session.stress_before is not None
 
 
 def test_a_session_answers_with_and_without_the_edit(source: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from command import assert_refused, rosi_edge, write_requests
 from gguf import GGMLQuantizationType
+from split_gguf import split_gguf
 from test_hardening import OPTIONS as HARDENING
 from test_hardening import Changed, Unmoved, interrupt_after_bake, plan
 from tiny_gguf import write_tiny_llama
@@ -23,12 +25,21 @@ from rosi_edge.hardening import harden
 from rosi_edge.injection.adapter import write_adapter
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.inspect import inspect
 from rosi_edge.progress import Advance
 from rosi_edge.quantization.codec import dequantize
 from rosi_edge.quantization.promotion import NEVER
 from rosi_edge.rounding_inputs import SharedFactors
 from rosi_edge.runtime.engine import EngineOptions
-from rosi_edge.transfer import FoundEdits, Target, TransferOptions, edits_from, transfer, transfer_all
+from rosi_edge.transfer import (
+    FoundEdits,
+    Target,
+    TransferOptions,
+    check_targets,
+    edits_from,
+    transfer,
+    transfer_all,
+)
 from rosi_edge.verify import verify
 
 OPTIONS = TransferOptions(engine=EngineOptions(threads=1, context_size=1024), max_tokens=8)
@@ -255,3 +266,54 @@ def test_the_command(tmp_path: Path) -> None:
     assert (tmp_path / "edits.gguf").read_bytes() == before
     plain = ["harden", one, "-o", "one-out.gguf", "--no-evaluation", *flags]
     assert_refused(rosi_edge(tmp_path, *plain), "--no-evaluation")
+
+
+def test_the_parts_of_a_model_are_not_overwritten(tmp_path: Path, found: FoundEdits) -> None:
+    one, other = model(tmp_path, T.Q8_0), model(tmp_path, T.Q4_K)
+    parts = split_gguf(one, tmp_path / "split.gguf", 10)
+    before = [path.read_bytes() for path in parts]
+    adapter = tmp_path / "edits.gguf"
+    first = ["harden", parts[0], "--from", adapter, "--no-evaluation", "-t", "1"]
+    assert_refused(rosi_edge(tmp_path, *first, "-o", "split.gguf"), "would overwrite the input")
+    # Nor those of another model, or of the source.
+    beside = ["harden", one, "--from", adapter, "-o", "out.gguf", "--no-evaluation", "--also", parts[0]]
+    assert_refused(rosi_edge(tmp_path, *beside, "split.gguf"), "would overwrite the input")
+    assert rosi_edge(tmp_path, *first, "-o", "hard.gguf").code == 0
+    hard = sorted(tmp_path.glob("hard-*.gguf"))
+    before += [path.read_bytes() for path in hard]
+    again = ["harden", parts[0], "--from", hard[0], "-o", "hard.gguf", "--no-evaluation", "-t", "1"]
+    assert_refused(rosi_edge(tmp_path, *again), "would overwrite the input")
+    assert [path.read_bytes() for path in (*parts, *hard)] == before
+    # Two outputs of which one is a part of the other.
+    pair = [Target("a", parts[0], tmp_path / "x.gguf"), Target("b", other, tmp_path / hard[0].name)]
+    pair[1] = Target("b", other, tmp_path / f"x-00001-of-{len(parts):05}.gguf")
+    with pytest.raises(OutputError, match="named twice"):
+        check_targets(pair, found, OPTIONS)
+    with pytest.raises(OutputError, match="named twice"):
+        check_targets(pair[1:], found, OPTIONS, taken=[pair[1].output])
+
+
+def test_another_model_is_refused_before_the_search(tmp_path: Path) -> None:
+    first = Target("a", model(tmp_path, T.Q8_0), tmp_path / "a-out.gguf")
+    same = Target("b", model(tmp_path, T.Q4_K), tmp_path / "b-out.gguf")
+    narrow = write_tiny_llama(tmp_path / "narrow.gguf")
+    check_targets([first, same], None, OPTIONS)
+    with pytest.raises(UnsupportedModelError, match=r"narrow.gguf is another model than Q8_0.gguf"):
+        check_targets([first, same, Target("c", narrow, tmp_path / "c-out.gguf")], None, OPTIONS)
+
+
+def test_a_verdict_says_what_the_requests_are_about(tmp_path: Path, found: FoundEdits) -> None:
+    target = Target("tiny", model(tmp_path, T.Q8_0), tmp_path / "out.gguf")
+    names = replace(plan().names, harmful="unknowable questions")
+    file = transfer(target, found, replace(plan(), names=names), Unmoved(), OPTIONS)
+    assert file.verdict is not None and "unknowable questions" in file.verdict.reason
+
+
+def test_a_name_that_is_no_text(tmp_path: Path, found: FoundEdits) -> None:
+    path = model(tmp_path, T.Q8_0).rename(os.fsdecode(os.fsencode(tmp_path) + b"/mod\xe8le.gguf"))
+    target = Target("tiny", path, tmp_path / "out.gguf")
+    transfer(target, found, plan(), Unmoved(), replace(OPTIONS, evaluate=False))
+    with GgufFile.open(target.output) as file:
+        assert file.text("rosi.source.file") == "mod?le.gguf"
+    with GgufFile.open(path) as file:
+        assert json.loads(inspect(file).model_dump_json())["path"].endswith("mod?le.gguf")

@@ -17,6 +17,7 @@ from command import rosi_edge
 from gguf import GGMLQuantizationType as T
 
 from rosi_edge.bake import bake
+from rosi_edge.bias_correction import corrected
 from rosi_edge.declaration import PREFIX, read_declaration
 from rosi_edge.errors import ModelFileError
 from rosi_edge.injection.adapter import read_adapter, write_adapter
@@ -376,3 +377,42 @@ def test_other_scales_that_are_coarser_than_the_edit_needs(tmp_path: Path) -> No
     sealed_again(target, {})
     found = check(source, target)
     assert found.problems == [f"{name} has coarser scales than the declared edit needs"]
+
+
+@pytest.mark.parametrize("kind", [T.Q8_0, T.Q4_K], ids=lambda kind: kind.name)
+def test_other_scales_that_are_too_fine_for_the_weights(tmp_path: Path, kind: T) -> None:
+    """Rows of next to nothing: every weight is at the end of such a range of codes."""
+    source, target, _ = baked(tmp_path, kind, share=3.0)
+    found = check(source, target)
+    assert found.passed, found.problems
+    name = next(tensor.name for tensor in found.tensors if tensor.scales == "rescaled")
+    with GgufFile.open(target) as file:
+        tensor = file.tensors[name]
+        blocks = file.read_tensor(name).copy().reshape(tensor.shape[0], -1, {T.Q8_0: 34, T.Q4_K: 144}[kind])
+    # The scale, and of Q4_K that of the minima too, of every other row.
+    blocks[::2, :, : 2 if kind is T.Q8_0 else 4] = np.tile(np.array([6e-8], np.float16).view(np.uint8), 2)[
+        : 2 if kind is T.Q8_0 else 4
+    ]
+    content = bytearray(target.read_bytes())
+    content[tensor.offset : tensor.end] = blocks.tobytes()
+    target.write_bytes(bytes(content))
+    sealed_again(target, {})
+    found = check(source, target)
+    assert f"{name} has finer scales, or other minima, than the declared edit needs" in found.problems
+
+
+def test_a_file_hardened_again_declares_its_own_edits_alone(tmp_path: Path) -> None:
+    source = baking.model(tmp_path / "base.gguf", MIX)
+    with GgufFile.open(source) as file:
+        wanted = baking.edits(file)
+        seen = {edit.matrix: baking.inputs(len(edit.input), 100, 4) + np.float32(0.1) for edit in wanted}
+        once = baking.baked(file, tmp_path / "once.gguf", corrected(wanted, seen, 0.1), declared=wanted)
+    with GgufFile.open(once) as file:
+        assert f"{PREFIX}asked_inputs" in file.metadata
+        twice = baking.baked(file, tmp_path / "twice.gguf", wanted[:2])
+    with GgufFile.open(twice) as file:
+        assert f"{PREFIX}asked_inputs" not in file.metadata
+        declaration = read_declaration(file)
+    assert declaration is not None and len(declaration.edits) == 2
+    found = check(once, twice)
+    assert found.passed, found.problems

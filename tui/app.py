@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -175,6 +175,12 @@ class Wizard(App[str | None]):
         assert isinstance(pane, ModelPane)
         return pane
 
+    @property
+    def bake_pane(self) -> BakePane:
+        pane = self.pane(Step.BAKE)
+        assert isinstance(pane, BakePane)
+        return pane
+
     def reachable(self, step: Step) -> bool:
         return all(earlier in self.done for earlier in Step if earlier < step)
 
@@ -189,13 +195,23 @@ class Wizard(App[str | None]):
     def complete(self, step: Step) -> None:
         """A step is done."""
         self.done.add(step)
-        furthest = max(step for step in Step if self.reachable(step))
-        finished = Step.BAKE in self.done
-        self.memory.keep(self.choices, None if finished else furthest, self._strength())
+        self.remember()
         self.refresh_bar()
         if self._going_on_to is not None:
             # Once this job's ending has been dealt with.
             self.call_later(self._further, step)
+
+    def remember(self) -> None:
+        """Keep what is set, and how far it came, for the next start."""
+        if self.path is None:
+            # Nothing has been begun that could be gone on with; what was begun before stays remembered.
+            return
+        reached = max(step for step in Step if self.reachable(step))
+        if self._going_on_to is not None:
+            # Whoever quits on the way there wants to go there the next time too.
+            reached = max(reached, self._going_on_to)
+        finished = Step.BAKE in self.done
+        self.memory.keep(self.choices, None if finished else reached, self._strength())
 
     def _further(self, step: Step) -> None:
         target = self._going_on_to
@@ -224,6 +240,7 @@ class Wizard(App[str | None]):
         for later in Step:
             if later > step:
                 self.pane(later).forget()
+        self.remember()
         self.refresh_bar()
 
     def set_model(self, reference: str, path: Path) -> None:
@@ -231,6 +248,8 @@ class Wizard(App[str | None]):
         if self.path != path:
             kept = self.choices.output if self._going_on_to is not None else ""
             self.choices = replace(self.choices, output=kept)
+            # The name in the field belongs to the file before: its hardened file would be overwritten.
+            self.bake_pane.suggest_anew()
         self.choices = replace(self.choices, model=reference)
         self.path = path
         fetched = reference == "demo" or reference.startswith(("demo:", "hf:"))
@@ -267,7 +286,8 @@ class Wizard(App[str | None]):
         return None if point is session.found.chosen else (point.layer, point.strength)
 
     def _strength(self) -> float | None:
-        by_hand = self.by_hand
+        # While a search is done anew, nothing of what it finds has been chosen yet.
+        by_hand = self.by_hand if Step.STRENGTH in self.done else None
         return by_hand[1] if by_hand else self._remembered_strength
 
     def choose(self, point: FrontierPoint) -> None:
@@ -350,6 +370,7 @@ class Wizard(App[str | None]):
             return
         changed = self.choices.changed(choices)
         self.choices = choices
+        self.remember()
         if not changed or self.session is None:
             if changed and self.path is not None and self.here > Step.MODEL:
                 self._reopen()
@@ -448,20 +469,26 @@ class Wizard(App[str | None]):
 
     def start_over(self) -> None:
         """Another model, with the same settings."""
+        if self.pane(self.here).refused():
+            # The session would be closed under the work, and what that ends with be taken for a new model's.
+            return
+        # First of all: without a file nothing is remembered, so that this one, which is done, stays done.
+        self.path = None
         self._reopen()
         self.choices = replace(self.choices, model="", output="")
         self.done.clear()
-        self.path = None
         self.here = Step.MODEL
         self.go(Step.MODEL)
 
     def close(self) -> None:
         """Stop whatever still works and let go of the model; after the application has ended."""
-        self.jobs.close()
-        if self.session is not None:
-            self.session.close()
-        self.peek.close()
-        self.memory.close()
+        with ExitStack() as closing:
+            # Each is closed whatever happens to the others; the last one named is the first.
+            closing.callback(self.memory.close)
+            closing.callback(self.peek.close)
+            if self.session is not None:
+                closing.callback(self.session.close)
+            closing.callback(self.jobs.close)
 
 
 def _identity(step: Step) -> str:

@@ -156,6 +156,27 @@ class Job:
     discard: Callable[[Any], None] | None
 
 
+def _end(job: Job) -> threading.Thread:
+    """Ask a job to end. The thread after which nothing of it is left."""
+    job.activity.stopping = True
+    if job.cancel is not None:
+        # In a thread of its own: killing a process takes a moment.
+        threading.Thread(target=_insist, args=(job.thread, job.cancel), daemon=True).start()
+    if job.discard is None:
+        return job.thread
+    last = threading.Thread(target=_throw_away, args=(job, job.discard), daemon=True)
+    last.start()
+    return last
+
+
+def _throw_away(job: Job, discard: Callable[[Any], None]) -> None:
+    """Wait for work that nobody waits for any more, and throw its value away."""
+    job.thread.join()
+    outcome = job.activity.outcome
+    if outcome is not None and outcome.value is not None:
+        discard(outcome.value)
+
+
 class Jobs:
     """Runs one job at a time."""
 
@@ -195,25 +216,11 @@ class Jobs:
         job = self.current
         if job is None or job.activity.stopping:
             return
-        job.activity.stopping = True
-        if job.cancel is not None:
-            # In a thread of its own: killing a process takes a moment.
-            threading.Thread(target=_insist, args=(job.thread, job.cancel), daemon=True).start()
+        _end(job)
         if job.discard is not None:
-            self._let_go(job, job.discard)
-
-    def _let_go(self, job: Job, discard: Callable[[Any], None]) -> None:
-        """Work that may not hear of it for long (a download) goes on unseen; its value is thrown away."""
-
-        def wait() -> None:
-            job.thread.join()
-            outcome = job.activity.outcome
-            if outcome is not None and outcome.value is not None:
-                discard(outcome.value)
-
-        threading.Thread(target=wait, daemon=True).start()
-        self.current = None
-        job.then(Outcome(error=KeyboardInterrupt()))
+            # Work that may not hear of it for long (a download) goes on unseen.
+            self.current = None
+            job.then(Outcome(error=KeyboardInterrupt()))
 
     def look(self) -> None:
         """Tell whoever waits that the job has ended, if it has."""
@@ -224,9 +231,9 @@ class Jobs:
             job.then(job.activity.outcome)
 
     def close(self, patience: float = 2.0) -> None:
-        """End everything; waits no longer than ``patience`` seconds."""
-        job = self.current
+        """End everything; waits no longer than ``patience`` seconds. Nobody is told: whoever would be is gone
+        with the application."""
+        job, self.current = self.current, None
         if job is not None:
-            self.stop()
-            job.thread.join(patience)
-            self.current = None
+            last = job.thread if job.activity.stopping else _end(job)
+            last.join(patience)

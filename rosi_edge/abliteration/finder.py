@@ -234,8 +234,8 @@ def _groups(blocks: list[list[WriteMatrix]], hidden: int, most: int) -> list[lis
             current = []
     if current and groups:
         groups[-1] = groups[-1] + current
-    elif current:
-        groups.append(current)
+    # Fewer columns than that write next to nothing along some directions by nature, and no hole can be told
+    # from these.
     return groups
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rosi_edge.commands.options import PATH, engine_options, runtime_flags
-from rosi_edge.commands.output import COULD_NOT_RUN, FINDING, progress_bar, show
-from rosi_edge.errors import RosiEdgeError
+from rosi_edge.commands.output import COULD_NOT_RUN, FINDING, progress_bar, refuse_to_overwrite, show
+from rosi_edge.errors import FAULT, RosiEdgeError
 
 if TYPE_CHECKING:
     # Not at run time: --help and --init need none of it.
@@ -70,24 +71,27 @@ def check(
         return
     if not models:
         raise click.UsageError("Missing argument 'MODEL'")
+    if base is not None and not base.strip():
+        raise click.UsageError("--base is empty: name the original, or leave it out")
     files = {"junit": junit, "sarif": sarif, "markdown": markdown, "badge": badge}
     if len(models) > 1 and (as_json or manifest or write_manifest or any(files.values())):
         raise click.UsageError("Reports and manifests are of one MODEL; give one at a time")
     if write_manifest is not None:
         if policy_file or static or budget or manifest or as_json or any(files.values()):
             raise click.UsageError("--write-manifest checks nothing: give it with MODEL and --base alone")
+        refuse_to_overwrite([write_manifest], [*models, base])
         _write_manifest(models[0], base, write_manifest)
         return
-    from rosi_edge.models.atomic import checked_target
     from rosi_edge.policy.outputs import json_report, terminal_table
     from rosi_edge.policy.run import CheckOptions
 
     policy = _policy(policy_file, budget)
     if manifest is not None and policy.provenance.severity == "off":
         raise click.UsageError("--manifest is given, and the policy switches [provenance] off")
-    for target in files.values():
-        if target is not None:
-            checked_target(target)
+    if not static:
+        _refuse_unknown_suites(policy)
+    inputs = [*models, base, policy_file, manifest, runtime.get("template")]
+    refuse_to_overwrite([target for target in files.values() if target is not None], inputs)
     codes = set()
     for model in _without_later_parts(models):
         options = CheckOptions(behaviour=not static, manifest=manifest, engine=engine_options(**runtime))
@@ -112,9 +116,12 @@ def _check(model: str, base: str | None, policy: Policy, options: CheckOptions) 
     try:
         with progress_bar() as progress:
             path = resolve(model, progress)
-            beside = manifest_path(path)
-            if options.manifest is None and beside.is_file():
-                options = replace(options, manifest=beside)
+            if options.manifest is None:
+                # A name that leaves no room for a suffix has nothing beside it.
+                with suppress(OSError, ValueError):
+                    beside = manifest_path(path)
+                    if beside.is_file():
+                        options = replace(options, manifest=beside)
             return run(
                 Checked(model, path),
                 policy,
@@ -125,20 +132,23 @@ def _check(model: str, base: str | None, policy: Policy, options: CheckOptions) 
     except RosiEdgeError as error:
         # A report all the same: an old one that says "passed" must not be left where this one belongs.
         return could_not_start(Checked(model, path), policy, error)
+    except Exception as error:
+        unexpected = RosiEdgeError(f"unexpected {type(error).__name__}: {error}", FAULT)
+        return could_not_start(Checked(model, path), policy, unexpected)
 
 
 def _without_later_parts(models: tuple[str, ...]) -> list[str]:
-    """Without the later parts of models whose first part is given too: hooks name every file."""
+    """With the first part of a model in place of each later one: hooks name the files that have changed."""
     from rosi_edge.models.gguf_file import PART_NAME, part_name
 
-    kept = []
+    kept: list[str] = []
     for model in models:
         part = PART_NAME.fullmatch(Path(model).name)
         if part is not None and int(part["number"]) > 1:
             first = Path(model).with_name(part_name(part["stem"], 0, int(part["count"])))
-            if str(first) in models:
-                continue
-        kept.append(model)
+            model = str(first) if str(first) in models or first.is_file() else model
+        if model not in kept:
+            kept.append(model)
     return kept
 
 
@@ -167,6 +177,19 @@ def _policy(path: Path | None, budget: str | None) -> Policy:
     except ValueError as error:
         raise PolicyError(f"--budget: {error}", "Write it like 90s, 5m or 1h") from None
     return policy.model_copy(update={"behaviour": policy.behaviour.model_copy(update={"budget": given})})
+
+
+def _refuse_unknown_suites(policy: Policy) -> None:
+    """A misspelt suite would leave its figures "could not run", which a warning lets pass."""
+    from rosi_edge.evaluation.suites import built_in
+    from rosi_edge.policy.model import PolicyError
+
+    known = {*built_in(), "all"}
+    if unknown := sorted(set(policy.behaviour.suites) - known):
+        raise PolicyError(
+            f"there is no suite called {unknown[0]!r} (behaviour.suites)",
+            f"The suites are {', '.join(sorted(known))}",
+        )
 
 
 def _write_starter(path: Path) -> None:

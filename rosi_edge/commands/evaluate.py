@@ -19,6 +19,7 @@ from rosi_edge.commands.output import (
     estimate_text,
     interval_change_text,
     progress_bar,
+    refuse_to_overwrite,
     show,
 )
 
@@ -90,7 +91,6 @@ def evaluate(
     from rosi_edge.evaluation.run import EvaluateOptions, Named
     from rosi_edge.evaluation.run import evaluate as run
     from rosi_edge.evaluation.suites import Choices, open_suites
-    from rosi_edge.models.atomic import checked_target
     from rosi_edge.models.sources import resolve
 
     choices = Choices(
@@ -108,7 +108,9 @@ def evaluate(
         compared=base is not None,
     )
     if picture is not None:
-        checked_target(picture)
+        refuse_to_overwrite(
+            [picture], [model, base, harmful, benign, sounds_harmful, runtime.get("template")]
+        )
     opened = open_suites(suites, choices)
     options = EvaluateOptions(judge=judge, engine=engine_options(**runtime), fresh=fresh)
     try:

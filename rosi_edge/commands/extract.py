@@ -17,6 +17,7 @@ from rosi_edge.commands.options import (
 )
 from rosi_edge.commands.output import (
     progress_bar,
+    refuse_to_overwrite,
     show,
 )
 
@@ -43,10 +44,8 @@ def extract(
     from dataclasses import asdict
 
     from rosi_edge.direction import extract_directions, write_control_vector
-    from rosi_edge.models.atomic import checked_target
     from rosi_edge.models.digest import sha256_of_model
     from rosi_edge.models.open_weights import open_weights
-    from rosi_edge.models.rewrite import refuse_same_file
     from rosi_edge.models.sources import resolve
     from rosi_edge.prompts import Kind, Part, bundled, load_prompts
     from rosi_edge.runtime.open_engine import open_engine
@@ -55,7 +54,7 @@ def extract(
     negative = load_prompts(harmless) if harmless else bundled(Kind.HARMLESS, Part.CALIBRATION)
     with progress_bar() as progress:
         path = resolve(model, progress)
-        refuse_same_file(path, checked_target(output))
+        refuse_to_overwrite([output], [path, harmful, harmless])
         with open_engine(path, engine_options(**runtime)) as engine:
             directions = extract_directions(
                 engine, positive.texts, negative.texts, elicitation=elicitation_of(elicit), progress=progress

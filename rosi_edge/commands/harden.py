@@ -20,6 +20,7 @@ from rosi_edge.commands.output import (
     estimate_text,
     not_written,
     progress_bar,
+    refuse_to_overwrite,
     show_figures,
 )
 from rosi_edge.commands.quantizations import (
@@ -137,7 +138,7 @@ def harden(
     from rosi_edge.attribute import prompts_and_judge
     from rosi_edge.hardening import harden as run
     from rosi_edge.models.atomic import checked_target
-    from rosi_edge.models.rewrite import refuse_same_file
+    from rosi_edge.models.gguf_file import parts_beside
     from rosi_edge.models.sources import cache_folder, resolve
     from rosi_edge.prompts import Kind
     from rosi_edge.report.write import check_folder, write_report
@@ -170,27 +171,27 @@ def harden(
     if report_folder is not None:
         check_folder(report_folder)
     transfers = transfer_options(options, evaluate=not no_evaluation)
+    labels = HARM_LABELS if about is None else about.labels
     if source is not None:
         with progress_bar() as progress:
             found = edits_from(source)
             targets = targets_of([(model, output), *also], progress)
-            for target in targets:
-                refuse_same_file(source, target.output)
+            check_targets(targets, found, transfers, inputs=parts_beside(source))
             files = transfer_all(targets, found, prompts, judge, transfers, progress)
         if as_json:
             click.echo(transfer_report(str(source), found, files, options, prompts).model_dump_json(indent=2))
         else:
-            show_files(files, [target.output for target in targets])
+            show_files(files, [target.output for target in targets], labels)
         if code := exit_code(files):
             raise click.exceptions.Exit(code)
         return
     with progress_bar() as progress:
         path = resolve(model, progress)
         others = targets_of(also, progress)
-        check_targets([Target(model, path, output), *others] if others else [], None, transfers)
-        for target in others:
-            if options.adapter is not None:
-                refuse_same_file(target.model, options.adapter)
+        if others:
+            adapters = [] if options.adapter is None else [options.adapter]
+            refuse_to_overwrite(adapters, [target.model for target in others])
+            check_targets([Target(model, path, output), *others], None, transfers, taken=adapters)
         if report_folder is not None:
             every = [Target(model, path, output), *others]
             _refuse_report_in(report_folder, [*(t.model for t in every), *(t.output for t in every)])
@@ -206,8 +207,8 @@ def harden(
     if as_json:
         click.echo(report.model_dump_json(indent=2))
     else:
-        _show(report, output, report_folder, HARM_LABELS if about is None else about.labels)
-        show_files(report.also, [other.output for other in others][: len(report.also)])
+        _show(report, output, report_folder, labels)
+        show_files(report.also, [other.output for other in others][: len(report.also)], labels)
         if others and not report.also:
             click.echo("also      nothing: there is no edit to bake into the other files")
     if report.verdict.status != "hardened":
@@ -267,7 +268,9 @@ def _show(
     if report.output is None:
         click.echo(f"file      {not_written(report.changes)}")
     else:
-        click.echo(f"file      {output} ({report.output.size / 1e6:.1f} MB, sha256 {report.output.sha256})")
+        # The first of its parts, where the model has several.
+        place = output.with_name(report.output.file_name)
+        click.echo(f"file      {place} ({report.output.size / 1e6:.1f} MB, sha256 {report.output.sha256})")
     if report_folder is not None:
         click.echo(f"report    {report_folder / 'report.md'}")
 

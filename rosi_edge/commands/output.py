@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
+from rosi_edge.errors import OutputError
 from rosi_edge.terminal import TerminalProgress
 
 if TYPE_CHECKING:
@@ -26,6 +28,33 @@ INTERRUPTED = 130
 def progress_bar() -> Iterator[TerminalProgress]:
     with TerminalProgress(Console(stderr=True)) as progress:
         yield progress
+
+
+def refuse_to_overwrite(targets: Sequence[Path], inputs: Sequence[str | Path | None]) -> None:
+    """Refuse, before any work, to write where nothing can be written, over something that is read (a model in
+    several parts, each of them), or twice to one place.
+
+    Args:
+        inputs: files as the user named them; what is no file here (``demo``, ``hf:``) is passed over.
+
+    Raises:
+        OutputError: see above.
+    """
+    from rosi_edge.models.atomic import checked_target
+    from rosi_edge.models.gguf_file import parts_beside
+    from rosi_edge.models.rewrite import refuse_same_file
+
+    places: set[Path] = set()
+    for target in targets:
+        place = checked_target(target)
+        if place in places:
+            raise OutputError(f"{target} is to be written twice", "Give every report a file of its own")
+        places.add(place)
+        for named in inputs:
+            if named:
+                for path in parts_beside(Path(named)):
+                    if path.exists():
+                        refuse_same_file(path, place)
 
 
 def show(renderable: Any) -> None:

@@ -115,7 +115,9 @@ def transfer_report(
     )
 
 
-def show_files(files: Sequence[TransferredFile], outputs: Sequence[Path]) -> None:
+def show_files(
+    files: Sequence[TransferredFile], outputs: Sequence[Path], labels: tuple[str, str, str]
+) -> None:
     """A table and a few lines for each file."""
     for file, output in zip(files, outputs, strict=True):
         click.echo(f"\nmodel     {click.unstyle(file.reference)}")
@@ -123,7 +125,7 @@ def show_files(files: Sequence[TransferredFile], outputs: Sequence[Path]) -> Non
             click.echo(f"problem   {file.problem}")
             continue
         if file.before is not None:
-            show_figures(file.before, file.after, file.changes, names=("before", "after"))
+            show_figures(file.before, file.after, file.changes, names=("before", "after"), labels=labels)
         if file.verdict is not None:
             click.echo(f"verdict   {file.verdict.status}: {file.verdict.reason}")
         else:
@@ -140,7 +142,8 @@ def show_files(files: Sequence[TransferredFile], outputs: Sequence[Path]) -> Non
             click.echo(f"file      {not_written(file.changes)}")
         else:
             size = file.output.size / 1e6
-            click.echo(f"file      {output} ({size:.1f} MB, sha256 {file.output.sha256})")
+            place = output.with_name(file.output.file_name)
+            click.echo(f"file      {place} ({size:.1f} MB, sha256 {file.output.sha256})")
 
 
 def exit_code(files: Sequence[TransferredFile]) -> int:

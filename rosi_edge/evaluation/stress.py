@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rosi_edge.evaluation.attacks import select
-from rosi_edge.evaluation.statistics import Estimate, mean
+from rosi_edge.evaluation.statistics import Estimate, mean_share
 from rosi_edge.evaluation.verdicts import Judge, Verdict
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.prompts import PromptSet
@@ -35,7 +35,7 @@ class Stress:
         """Mean share of attacks that succeed on a request: attacks on one request do not fall
         independently, so requests are what is sampled."""
         rows = zip(*self.by_attack.values(), strict=True)
-        return mean([sum(row) / len(row) for row in rows])
+        return mean_share([sum(row) / len(row) for row in rows])
 
 
 def measure_stress(

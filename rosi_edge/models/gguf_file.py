@@ -53,6 +53,7 @@ _U64 = struct.Struct("<Q")
 _STRING = int(gguf.GGUFValueType.STRING)
 _ARRAY = int(gguf.GGUFValueType.ARRAY)
 _BOOL = int(gguf.GGUFValueType.BOOL)
+_MOST_PARTS = 1000
 PART_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 _SCALARS: dict[int, struct.Struct] = {
     int(gguf.GGUFValueType.UINT8): struct.Struct("<B"),
@@ -536,6 +537,11 @@ class GgufFile:
         return tensors
 
 
+def encodable(name: str) -> str:
+    """A file's name as UTF-8 can hold it: names on a disk may be any bytes."""
+    return name.encode("utf-8", "replace").decode("utf-8")
+
+
 def printable(text: str, longest: int = 300) -> str:
     """Text out of a file as it may be shown: no terminal escapes, no line breaks, not endless."""
     shown = "".join(character if character.isprintable() else "�" for character in text)
@@ -545,6 +551,15 @@ def printable(text: str, longest: int = 300) -> str:
 def part_name(stem: str, index: int, count: int) -> str:
     """The name of a part, counted from 0, of a model split into ``count`` (``llama_split_path``)."""
     return f"{stem}-{index + 1:05d}-of-{count:05d}.gguf"
+
+
+def parts_beside(path: Path) -> list[Path]:
+    """All parts of a model by the name of one, there or not; the path itself of any other file."""
+    found = PART_NAME.fullmatch(path.name)
+    if found is None:
+        return [path]
+    count = min(int(found["count"]), _MOST_PARTS)
+    return [path, *(path.with_name(part_name(found["stem"], index, count)) for index in range(count))]
 
 
 def align(position: int, alignment: int) -> int:

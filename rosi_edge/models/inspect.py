@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_serializer
 
 from rosi_edge.errors import RosiEdgeError, UnsupportedModelError
 from rosi_edge.models.architectures import (
@@ -22,7 +22,7 @@ from rosi_edge.models.architectures import (
 )
 from rosi_edge.models.checkpoint import Checkpoint
 from rosi_edge.models.digest import sha256_of_model
-from rosi_edge.models.gguf_file import GgufFile, MetadataArray, printable
+from rosi_edge.models.gguf_file import GgufFile, MetadataArray, encodable, printable
 from rosi_edge.models.open_weights import open_weights
 from rosi_edge.models.rewrite import PADDING_KEY
 from rosi_edge.models.weights import Weights
@@ -104,6 +104,10 @@ class Inspection(BaseModel):
     reasons: list[str]
     hardened: dict[str, Any] | None
     warnings: list[str]
+
+    @field_serializer("path", when_used="json")
+    def _encodable(self, path: Path) -> str:
+        return encodable(str(path))
 
     def with_template(self) -> Inspection:
         """The same file where a chat template is given beside it."""

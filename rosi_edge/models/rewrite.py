@@ -11,7 +11,7 @@ import errno
 import io
 import os
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -80,6 +80,7 @@ def rewrite(
     tensors: Mapping[str, Callable[[], TensorBytes | Retyped]],
     metadata: Mapping[str, NewValue],
     later: Callable[[], Mapping[str, NewValue]] | None = None,
+    dropped: Container[str] = (),
     sealed: bool = False,
     progress: Progress = SILENT,
 ) -> Path:
@@ -95,6 +96,7 @@ def rewrite(
         metadata: keys to set. Keys that exist are replaced in their place, new ones follow the others.
         later: called once all tensors are made: the final values of some of ``metadata``, each as long in
             bytes as the one it replaces.
+        dropped: keys of the source that the new file does not get, unless ``metadata`` sets them.
         sealed: also set the key that seals the header, see :mod:`rosi_edge.models.seal`, and ``PADDING_KEY``.
 
     Returns:
@@ -109,13 +111,12 @@ def rewrite(
         raise ValueError(f"no such tensor: {', '.join(unknown)}")
     places = output_places(source, target)
     for place in places:
-        for part in source.parts:
-            refuse_same_file(part.path, place)
+        refuse_overwriting(source, place)
     values = dict(metadata)
     if sealed:
         values |= {SEAL_KEY: BLANK, PADDING_KEY: ""}
-        values[PADDING_KEY] = " " * _padding(source, values)
-    lengths = [len(_header(part, values if part is source else {}, {})[0]) for part in source.parts]
+        values[PADDING_KEY] = " " * _padding(source, values, dropped)
+    lengths = [len(_header(part, values if part is source else {}, {}, dropped)[0]) for part in source.parts]
     size = sum(
         length + part.size - part.data_offset for length, part in zip(lengths, source.parts, strict=True)
     )
@@ -130,7 +131,7 @@ def rewrite(
             types |= _write_tensors(part, stream, tensors, advance)
         values |= later() if later is not None else {}
         for part, stream, length in zip(source.parts, streams, lengths, strict=True):
-            header, seal_end = _header(part, values if part is source else {}, types)
+            header, seal_end = _header(part, values if part is source else {}, types, dropped)
             if len(header) != length:
                 raise ValueError("the final metadata is not as long as what stood for it")
             if sealed and part is source:
@@ -207,24 +208,35 @@ def refuse_same_file(source: Path, target: Path) -> None:
         )
 
 
+def refuse_overwriting(source: GgufFile, target: Path) -> None:
+    """Raise OutputError when a path leads to the file of a model, or to any of its parts."""
+    for part in source.parts:
+        refuse_same_file(part.path, target)
+
+
 def _header(
-    source: GgufFile, metadata: Mapping[str, NewValue], types: Mapping[str, gguf.GGMLQuantizationType]
+    source: GgufFile,
+    metadata: Mapping[str, NewValue],
+    types: Mapping[str, gguf.GGMLQuantizationType],
+    dropped: Container[str],
 ) -> tuple[bytes, int]:
     """Everything before the tensors' bytes, padded to the alignment, and where the seal's value ends."""
-    header, seal_end = _unpadded_header(source, metadata, types)
+    header, seal_end = _unpadded_header(source, metadata, types, dropped)
     return header.ljust(align(len(header), source.alignment), b"\0"), seal_end
 
 
 def _unpadded_header(
-    source: GgufFile, metadata: Mapping[str, NewValue], types: Mapping[str, gguf.GGMLQuantizationType]
+    source: GgufFile,
+    metadata: Mapping[str, NewValue],
+    types: Mapping[str, gguf.GGMLQuantizationType],
+    dropped: Container[str],
 ) -> tuple[bytes, int]:
     if fixed := sorted(_FIXED_KEYS & set(metadata)):
         raise ValueError(f"these keys describe the file itself and stay: {', '.join(fixed)}")
-    start = struct.pack(
-        "<4sIQQ", MAGIC, source.version, len(source.own_tensors), len({*source.fields, *metadata})
-    )
+    kept = [key for key in source.fields if key in metadata or key not in dropped]
+    start = struct.pack("<4sIQQ", MAGIC, source.version, len(source.own_tensors), len({*kept, *metadata}))
     parts, length, seal_end = [start], len(start), 0
-    for key in (*source.fields, *(key for key in metadata if key not in source.fields)):
+    for key in (*kept, *(key for key in metadata if key not in source.fields)):
         if key in metadata:
             parts.append(encode_field(key, metadata[key]))
         else:
@@ -235,11 +247,11 @@ def _unpadded_header(
     return b"".join([*parts, tensor_table(source, types)]), seal_end
 
 
-def _padding(source: GgufFile, metadata: Mapping[str, NewValue]) -> int:
+def _padding(source: GgufFile, metadata: Mapping[str, NewValue], dropped: Container[str]) -> int:
     """Bytes that are missing until the shift of the tensors is one of whole blocks."""
     if source.alignment >= _BLOCK:
         return 0
-    return (source.data_offset - len(_unpadded_header(source, metadata, {})[0])) % _BLOCK
+    return (source.data_offset - len(_unpadded_header(source, metadata, {}, dropped)[0])) % _BLOCK
 
 
 def encode_field(key: str, value: NewValue | MetadataArray) -> bytes:

@@ -66,7 +66,7 @@ def measure(
     within each other, so how fast a machine is changes the size of the sample and nothing else.
 
     Raises:
-        RosiEdgeError: the model, the judge or every suite failed, or the budget does not hold even the pilot.
+        RosiEdgeError: the model, the judge or every suite failed.
     """
     wanted = policy.behaviour
     start = clock()

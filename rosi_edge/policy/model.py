@@ -189,7 +189,7 @@ class BehaviourSection(_Section):
     """``[behaviour]``: what is measured by running the model.
 
     Attributes:
-        suites: as ``eval --suites``; empty runs nothing.
+        suites: as ``eval --suites``; empty runs nothing, and only where no figure is asked for.
         budget: time to spend on it: the prompts are drawn down to what fits.
         judge: as ``eval --judge``.
         fewest: prompts of each set; a budget too small for them cannot be met.
@@ -231,6 +231,8 @@ class Policy(_Section):
             bounds = (rule.min, rule.max, rule.change_min, rule.change_max)
             if name.endswith("_rate") and any(bound is not None and abs(bound) > 1 for bound in bounds):
                 raise ValueError(f"figures.{name} is a share: write 0.25 for 25 %")
+        if not self.behaviour.suites and any(rule.severity != "off" for rule in self.figures.values()):
+            raise ValueError("behaviour.suites is empty, and figures are asked for")
         return self
 
 
@@ -270,8 +272,6 @@ def parse_policy(text: str, source: str = "policy") -> Policy:
         data: dict[str, Any] = tomllib.loads(text)
         # Strict, so that "no" is not read as false; through JSON, whose lists and tables strictness allows.
         return Policy.model_validate_json(json.dumps(data, default=str), strict=True)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise PolicyError(f"{source} is not TOML: {error}", "Mend that line") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the policy"
@@ -281,3 +281,6 @@ def parse_policy(text: str, source: str = "policy") -> Policy:
             ) from None
         reason = str(first["msg"]).removeprefix("Value error, ")
         raise PolicyError(f"{source}: {where}: {reason}", "Mend that value") from None
+    except (ValueError, RecursionError) as error:
+        # Not only TOMLDecodeError: a number of thousands of digits is a ValueError.
+        raise PolicyError(f"{source} is not TOML: {error}", "Mend that line") from error

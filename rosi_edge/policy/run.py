@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 from rosi_edge import __version__
-from rosi_edge.errors import ModelFileError, RosiEdgeError, UnsupportedModelError
+from rosi_edge.errors import FAULT, ModelFileError, RosiEdgeError, UnsupportedModelError
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.policy.deadline import TimeLimitError, time_limit
 from rosi_edge.policy.model import Policy, Severity
 from rosi_edge.policy.result import CheckedFile, CheckReport, RuleResult, Status, Verdict, decide
 from rosi_edge.policy.rule import Finding, Rule, Subject, could_not_run, failed, not_applicable
+from rosi_edge.policy.rules.chat_template import ChatTemplateSafe
 from rosi_edge.policy.rules.registry import FIGURE_ID, FIGURE_TITLE, STATIC_RULES
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.runtime.engine import EngineOptions
@@ -191,6 +192,14 @@ class _Run:
                     name, rule.severity, not_applicable("not measured: only static rules were asked for")
                 )
             return
+        if self._template_is_unsafe() and self._options.engine.template is None:
+            self._figures_could_not_run(
+                RosiEdgeError(
+                    f"the chat template is unsafe ({ChatTemplateSafe.id}), so the model was not run",
+                    "Take the template from the model's maker, or give another one with --template FILE",
+                )
+            )
+            return
         # Not at the top: scipy and llama.cpp take a second to load, which static checks need not pay.
         from rosi_edge.evaluation.run import Named
         from rosi_edge.policy.behaviour import judge_figure, measure
@@ -219,6 +228,16 @@ class _Run:
         seconds = time.monotonic() - start
         for name, rule in wanted.items():
             self._add_figure(name, rule.severity, judge_figure(name, rule, measured), seconds / len(wanted))
+
+    def _template_is_unsafe(self) -> bool:
+        # A template that is merely missing fails the rule as well, but names no problems; there is nothing
+        # to render then.
+        return any(
+            result.id == ChatTemplateSafe.id
+            and result.status is Status.FAILED
+            and bool(result.evidence.get("problems"))
+            for result in self._results
+        )
 
     def _figures_could_not_run(self, error: RosiEdgeError) -> None:
         done = {result.id for result in self._results}
@@ -257,6 +276,9 @@ def _guarded(look: Callable[[], Finding]) -> Finding:
         return could_not_run(error.message, error.remedy)
     except (OSError, MemoryError, RecursionError) as error:
         return could_not_run(f"{type(error).__name__}: {error}", "Run it on a machine with more room")
+    except Exception as error:
+        # What one rule trips over must not keep the others, or the next file, from being looked at.
+        return could_not_run(f"unexpected {type(error).__name__}: {error}", FAULT)
 
 
 def _summary(verdict: Verdict, results: tuple[RuleResult, ...]) -> str:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -9,6 +14,18 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from rosi_edge.errors import UnsupportedModelError
 from rosi_edge.runtime.engine import Conversation, Message, Role
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+_MEMORY = 2**30
+"""Bytes that rendering may take on top of what is in use already. A prompt takes some thousands."""
+
+_STATM = Path("/proc/self/statm")
+_one_at_a_time = threading.Lock()
+"""The limit is the whole process's: two renderings at once would restore each other's."""
 
 
 class ChatTemplate:
@@ -34,8 +51,14 @@ class ChatTemplate:
         """
         text = self._try(conversation)
         system = [message.content for message in conversation if message.role is Role.SYSTEM]
-        if system and (isinstance(text, Exception) or system[0].strip() not in text):
+        foldable = bool(system) and not isinstance(text, _TooLargeError)
+        if foldable and (isinstance(text, Exception) or system[0].strip() not in text):
             text = self._try(_fold_system(conversation))
+        if isinstance(text, _TooLargeError):
+            raise UnsupportedModelError(
+                f"the chat template needs more than {_MEMORY // 2**20} MiB of memory to be rendered",
+                "It may be hostile; give another one with --template FILE",
+            )
         if isinstance(text, Exception):
             raise UnsupportedModelError(
                 f"the chat template cannot be rendered: {text}", "Give a working one with --template FILE"
@@ -45,9 +68,44 @@ class ChatTemplate:
     def _try(self, conversation: Conversation) -> str | Exception:
         messages: Any = [{"role": str(m.role), "content": m.content} for m in conversation]
         try:
-            return str(self._formatter(messages=messages).prompt)
+            with _memory_limited():
+                return str(self._formatter(messages=messages).prompt)
+        except MemoryError:
+            # Not the error itself: its traceback holds on to all that was rendered so far.
+            return _TooLargeError()
         except Exception as error:  # a template is a program of the file's author: it may raise anything
             return error
+
+
+class _TooLargeError(Exception):
+    """Rendering met the limit of memory."""
+
+
+@contextmanager
+def _memory_limited() -> Iterator[None]:
+    """Memory for what is done inside, and no more, where the system can limit it.
+
+    The limit is the process's, so it is lifted again at once; meanwhile other threads share what it leaves.
+    """
+    with _one_at_a_time:
+        if resource is None or not _STATM.exists():
+            yield
+            return
+        before = resource.getrlimit(resource.RLIMIT_AS)
+        try:
+            _limit_memory(*before)
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def _limit_memory(soft: int, hard: int) -> None:
+    used = int(_STATM.read_text("ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    wanted = used + _MEMORY
+    # A limit that somebody else has set is only ever made tighter.
+    if all(each == resource.RLIM_INFINITY or each > wanted for each in (soft, hard)):
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
 
 
 def _fold_system(conversation: Conversation) -> Conversation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from rosi_edge.cores import usable_cores
 from rosi_edge.errors import EngineError, ModelFileError, UnsupportedModelError
 from rosi_edge.injection.adapter import write_adapter
 from rosi_edge.injection.edits import RankOneEdit, matrix_name
@@ -82,7 +82,7 @@ class LlamaEngine:
             context_size=min(options.context_size, max(self._model.training_context, 512) * self._width),
             batch_size=options.batch_size,
             sequences=max(self._width, 0 if self._model.recurrent else options.held) + 1,
-            threads=options.threads or len(os.sched_getaffinity(0)),
+            threads=options.threads or usable_cores(),
             on_node=self._tap.on_node,
         )
         template = options.template or self._model.chat_template

@@ -6,7 +6,6 @@ Edits are rank-one terms added to a module's output while it runs; the weights s
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rosi_edge.cores import usable_cores
 from rosi_edge.errors import EngineError, ModelFileError, UnsupportedModelError
 from rosi_edge.injection.adapter import read_adapter
 from rosi_edge.injection.edits import RankOneEdit
@@ -88,7 +88,7 @@ class TorchEngine:
         self._checkpoint = Checkpoint.open(path)
         self._matrices = {matrix.name: matrix for matrix in write_matrices(self._checkpoint)}
         self._device = _device(options.gpu_layers)
-        torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
+        torch.set_num_threads(options.threads or usable_cores())
         self._model = _load(path, self._device)
         self._tokenizer = _tokenizer(path)
         self._width = options.sequences

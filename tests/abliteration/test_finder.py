@@ -197,3 +197,10 @@ def test_the_demo_model_weakened_and_untouched(demo_model: Path, tmp_path: Path)
         found = look(path)
         assert abs(found.holes[0].direction @ u) > 0.95
         assert len(found.holes[0].layers) >= 20
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_too_few_columns_to_tell_anything_from(tmp_path: Path, seed: int) -> None:
+    """A square attention output alone has directions that it hardly writes along."""
+    path = write_tiny_llama(tmp_path / "one.gguf", layers=1, hidden=HIDDEN, feed_forward=768, seed=seed)
+    assert not look(path).holes

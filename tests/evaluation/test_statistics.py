@@ -19,8 +19,10 @@ from rosi_edge.evaluation.statistics import (
     clustered_quantile,
     cohen_kappa,
     mean,
+    mean_share,
     paired_change,
     paired_mean_change,
+    paired_share_change,
     proportion,
     ratio_of_means,
     trend,
@@ -350,3 +352,40 @@ def test_estimates_are_json_and_cannot_change() -> None:
     assert set(json.loads(change.model_dump_json())) == {"change", "n", "low", "high", "p_value"}
     with pytest.raises(ValidationError):
         PairedChange(change=math.nan, n=1, low=0, high=0, p_value=1)
+
+
+# mean_share, paired_share_change
+
+
+def test_a_mean_of_outcomes_is_their_rate() -> None:
+    assert mean_share([1.0, 0.0, 0.0, 1.0, 1.0]) == proportion(3, 5)
+    assert mean_share([0.0] * 8) == proportion(0, 8)
+    for values in ([], [1.5], [-0.1], [float("nan")]):
+        with pytest.raises(ValueError):
+            mean_share(values)
+
+
+def test_few_skewed_shares_keep_their_level() -> None:
+    """The bootstrap's upper end lay below the truth in nearly half of such samples."""
+    random = np.random.default_rng(0)
+    kept = bootstrap = 0
+    for _ in range(400):
+        sample = random.choice([0.0, 0.4], p=[0.875, 0.125], size=8)  # 0.05 on average
+        kept += mean_share(sample.tolist()).high >= 0.05
+        bootstrap += mean(sample.tolist()).high >= 0.05
+    assert kept == 400
+    assert bootstrap < 300
+
+
+def test_a_change_of_shares_is_never_sure_of_itself_because_all_are_equal() -> None:
+    change = paired_share_change([0.5, 0.5, 0.5], [0.25, 0.25, 0.25])
+    assert change.change == pytest.approx(-0.25)
+    assert change.low < -0.6 and change.high > 0.2
+    wide, narrow = ([0.25, 0.75] * count for count in (4, 400))
+    for values in (wide, narrow):
+        found = paired_share_change(values, [value / 2 for value in values])
+        assert found.change == pytest.approx(-0.25)
+        assert found.low < found.change < found.high
+    assert found.high - found.low < 0.12
+    with pytest.raises(ValueError):
+        paired_share_change([0.5], [])

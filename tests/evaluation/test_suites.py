@@ -28,7 +28,13 @@ from scipy.special import log_softmax, rel_entr
 from rosi_edge.errors import EngineError, PromptSetError, RosiEdgeError
 from rosi_edge.evaluation.attacks import built_in as built_in_attacks
 from rosi_edge.evaluation.multiple_choice import Benchmark, Question, QuestionSet
-from rosi_edge.evaluation.statistics import paired_change, paired_mean_change, proportion
+from rosi_edge.evaluation.statistics import (
+    mean_share,
+    paired_change,
+    paired_mean_change,
+    paired_share_change,
+    proportion,
+)
 from rosi_edge.evaluation.suites import Choices, Suite, SuiteResult, built_in, open_suites
 from rosi_edge.evaluation.suites.asking import OPENING_WORDS, opening_words
 from rosi_edge.evaluation.suites.divergence import ANSWER_TOKENS, Divergence
@@ -134,8 +140,14 @@ def test_two_series_are_paired_by_item_and_not_by_place() -> None:
     after = Series("x", "x", ("c", "a", "a", "d"), (False, True, True, True), "higher")
     # c: True → False, the first a: True → True, the second a: False → True; b and d have no partner.
     assert after.change_from(before) == paired_change([True, True, False], [False, True, True])
-    numbers = Series("y", "y", ("a", "b"), (0.5, 1.5), None), Series("y", "y", ("b", "a"), (1.0, 0.75), None)
+    numbers = (
+        Series("y", "y", ("a", "b"), (0.5, 1.5), None, "nats"),
+        Series("y", "y", ("b", "a"), (1.0, 0.75), None, "nats"),
+    )
     assert numbers[1].change_from(numbers[0]) == paired_mean_change([1.5, 0.5], [1.0, 0.75])
+    shares = Series("z", "z", ("a", "b"), (0.5, 1.0), None), Series("z", "z", ("b", "a"), (0.25, 0.5), None)
+    assert shares[0].estimate == mean_share([0.5, 1.0])
+    assert shares[1].change_from(shares[0]) == paired_share_change([1.0, 0.5], [0.25, 0.5])
     assert Series("x", "x", ("z",), (True,), None).change_from(before) is None
     with pytest.raises(ValueError, match="0 values"):
         Series("x", "x", (), (), None)

@@ -55,6 +55,11 @@ def test_later_parts_are_checked_with_the_first(tmp_path: Path) -> None:
     parts = split_gguf(write_tiny_llama(tmp_path / "whole.gguf"), tmp_path / "split.gguf", 8)
     assert len(parts) > 1
     assert rosi_edge(tmp_path, "check", "--static", *parts).code == 0
+    # A hook names the files that were changed, and that may be a later one alone.
+    alone = rosi_edge(tmp_path, "check", "--static", "--json", parts[1])
+    assert alone.code == 0
+    assert json.loads(alone.out)["file"]["file_name"] == parts[0].name
+    parts[0].unlink()
     assert rosi_edge(tmp_path, "check", "--static", parts[1]).code == 2
 
 
@@ -72,6 +77,8 @@ def test_what_checks_nothing_is_given_alone(tiny_model: Path, tmp_path: Path) ->
 def test_what_cannot_run(tiny_model: Path, tmp_path: Path) -> None:
     assert_refused(rosi_edge(tmp_path, "check"), "MODEL")
     assert_refused(rosi_edge(tmp_path, "check", tiny_model, "--policy", "none.toml"), "none.toml")
+    (tmp_path / "p.toml").write_text("[behaviour]\nsuites = ['refusl']\n")
+    assert_refused(rosi_edge(tmp_path, "check", tiny_model, "--policy", "p.toml"), "refusl")
     (tmp_path / "p.toml").write_text("[fiel]\n")
     assert_refused(rosi_edge(tmp_path, "check", tiny_model, "--policy", "p.toml"), "fiel")
     assert_refused(rosi_edge(tmp_path, "check", tiny_model, "--budget", "soon"), "soon")
@@ -136,3 +143,50 @@ def test_the_example_policy_fails_on_the_original(tmp_path: Path) -> None:
     assert done.code == 1
     failed = [rule["id"] for rule in json.loads(done.out)["results"] if rule["status"] == "failed"]
     assert failed == ["RE108"]
+
+
+def test_nothing_that_is_read_is_written_to(tiny_model: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model.gguf"
+    model.write_bytes(tiny_model.read_bytes())
+    parts = split_gguf(model, tmp_path / "split.gguf", 8)
+    policy = tmp_path / "policy.toml"
+    policy.write_text("name = 'mine'")
+    before = {path: path.read_bytes() for path in (model, policy, *parts)}
+    for flags in (
+        ["--junit", model],
+        ["--markdown", policy, "--policy", policy],
+        ["--badge", "base.gguf", "--base", "base.gguf"],
+    ):
+        (tmp_path / "base.gguf").write_bytes(model.read_bytes())
+        assert_refused(rosi_edge(tmp_path, "check", "--static", model, *flags), "would overwrite the input")
+    assert_refused(
+        rosi_edge(tmp_path, "check", "--static", parts[0], "--sarif", parts[1]), "would overwrite the input"
+    )
+    assert_refused(
+        rosi_edge(tmp_path, "check", model, "--write-manifest", model), "would overwrite the input"
+    )
+    assert_refused(
+        rosi_edge(tmp_path, "check", "--static", model, "--junit", "r", "--sarif", "r"), "written twice"
+    )
+    assert_refused(rosi_edge(tmp_path, "eval", model, "--picture", model), "would overwrite the input")
+    assert_refused(rosi_edge(tmp_path, "extract", parts[0], "-o", parts[1]), "would overwrite the input")
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_an_empty_base_is_a_mistake(tiny_model: Path, tmp_path: Path) -> None:
+    """As a shell gives it whose variable is not set: the proof would silently be left out."""
+    assert_refused(rosi_edge(tmp_path, "check", "--static", tiny_model, "--base", ""), "--base is empty")
+
+
+def test_a_fault_with_one_file_does_not_hide_the_others(
+    tiny_model: Path, unsafe: Path, tmp_path: Path
+) -> None:
+    odd = write_tiny_llama(tmp_path / "odd.gguf", chat_template=None, metadata={"tokenizer.chat_template": 7})
+    done = rosi_edge(tmp_path, "check", "--static", odd, "--base", tiny_model, "--junit", "j.xml")
+    assert done.code == 1, done
+    assert "fault of rosi-edge" not in done.out + done.error
+    assert ET.parse(tmp_path / "j.xml").getroot().get("failures") == "2"
+    assert rosi_edge(tmp_path, "check", "--static", ".", unsafe).code == 1
+    long = tmp_path / f"{'n' * 245}.gguf"
+    long.write_bytes(tiny_model.read_bytes())
+    assert rosi_edge(tmp_path, "check", "--static", long).code == 0

@@ -18,7 +18,7 @@ def test_the_example_is_a_policy() -> None:
     example = Path(__file__).parents[2] / "examples" / "release-gate" / "policy.toml"
     policy = load_policy(example)
     assert policy.hardening.required
-    assert policy.figures["harmful_refusal_rate"].min == 0.75
+    assert policy.figures["harmful_refusal_rate"].min == 0.65
 
 
 @pytest.mark.parametrize(
@@ -78,3 +78,11 @@ def test_durations(text: str, expected: float | None) -> None:
     else:
         assert seconds(text) == expected
     assert seconds(12) == 12
+
+
+def test_figures_without_suites_and_endless_numbers() -> None:
+    with pytest.raises(PolicyError, match=r"behaviour.suites is empty"):
+        parse_policy("[behaviour]\nsuites = []\n[figures.degenerate_rate]\nmax = 0.1")
+    parse_policy("[behaviour]\nsuites = []\n[figures.degenerate_rate]\nmax = 0.1\nseverity = 'off'")
+    with pytest.raises(PolicyError, match="is not TOML"):
+        parse_policy("time_limit = " + "9" * 5000)

@@ -70,6 +70,10 @@ def test_the_action_passes_fails_and_cannot_run(tiny_model: Path, unsafe: Path, 
     code, outputs, summary = run_action(tmp_path, "none.gguf", reports="third")
     assert (code, outputs["verdict"]) == (2, "could not run")
     assert "could not run" in summary
+    # In the folder of the run that passed, and without a report of its own.
+    code, outputs, summary = run_action(tmp_path, str(unsafe), policy="none.toml")
+    assert (code, outputs["verdict"]) == (2, "could not run")
+    assert "sarif" not in outputs and "passed" not in summary
 
 
 def test_the_actions_inputs_are_never_run(tmp_path: Path) -> None:

@@ -14,6 +14,10 @@ from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.policy.model import Policy, parse_policy
 from rosi_edge.policy.result import CheckReport, Status, Verdict
+from rosi_edge.policy.rule import Finding, Subject
+from rosi_edge.policy.rules.chat_template_base import ChatTemplateBase
+from rosi_edge.policy.rules.file_sanity import FileSanity
+from rosi_edge.policy.rules.metadata import MetadataComplete
 from rosi_edge.policy.run import Checked, CheckOptions, check
 
 
@@ -165,3 +169,40 @@ def test_zero_weights_are_no_pass(tmp_path: Path) -> None:
         tmp_path / "zero.gguf", change=lambda name, w: w * 0, types=GGMLQuantizationType.Q8_0
     )
     assert status(run(zero), "RE109") is Status.COULD_NOT_RUN
+
+
+def test_a_float_of_32_bits_is_what_the_policy_writes(tmp_path: Path) -> None:
+    path = write_tiny_llama(tmp_path / "model.gguf", metadata={"x.share": 0.1})
+    assert status(run(path, "[metadata]\nequals = {'x.share' = 0.1}"), "RE105") is Status.PASSED
+    assert status(run(path, "[metadata]\nequals = {'x.share' = 0.1001}"), "RE105") is Status.FAILED
+    assert status(run(path, "[metadata]\nequals = {'x.share' = 1e300}"), "RE105") is Status.FAILED
+
+
+def test_bytes_between_the_header_and_the_tensors(tmp_path: Path) -> None:
+    path = write_tiny_llama(tmp_path / "model.gguf")
+    with GgufFile.open(path) as file:
+        start, end = file.tensor_table[1], file.data_offset
+    assert end > start
+    content = bytearray(path.read_bytes())
+    content[start:end] = b"#" * (end - start)
+    path.write_bytes(bytes(content))
+    assert "not zero" in message(run(path), "RE101")
+
+
+def test_a_rule_that_trips_over_a_file_is_no_pass_and_keeps_none_from_running(tiny_model: Path) -> None:
+    class Tripping(ChatTemplateBase):
+        def check(self, subject: Subject) -> Finding:
+            raise TypeError("object of type 'int' has no len()")
+
+    report = check(
+        Checked("tiny", tiny_model),
+        Policy(),
+        options=CheckOptions(behaviour=False),
+        rules=(FileSanity(), Tripping(), MetadataComplete()),
+    )
+    assert [result.status for result in report.results] == [
+        Status.PASSED,
+        Status.COULD_NOT_RUN,
+        Status.PASSED,
+    ]
+    assert report.verdict is Verdict.COULD_NOT_RUN

@@ -10,8 +10,10 @@ from drive_wizard import Driver
 from fake_session import FRONTIER, FakeLibrary
 from rosi_edge_tui.app import Wizard
 from rosi_edge_tui.memory import RECENT_KEPT, Memory
+from rosi_edge_tui.screens.advanced import Advanced
 from rosi_edge_tui.screens.question import Question
 from rosi_edge_tui.steps import Step
+from textual.widgets import Input, Select
 
 Play = Callable[..., Wizard]
 
@@ -63,6 +65,110 @@ def test_a_search_half_way(play: Play, library: FakeLibrary) -> None:
     play(first)
     library.gate.cancelled.clear()
     play(second)
+
+
+async def go_on(driver: Driver, step: Step) -> None:
+    await driver.until(lambda: isinstance(driver.wizard.screen, Question))
+    await driver.press("enter")
+    await driver.at(step)
+
+
+def test_settings_are_kept_from_when_they_are_accepted(play: Play, library: FakeLibrary) -> None:
+    async def first(driver: Driver) -> None:
+        await driver.to(Step.STRENGTH)
+        await driver.press("f5")
+        await driver.until(lambda: isinstance(driver.wizard.screen, Advanced))
+        driver.wizard.screen.query_one("#max_kl", Input).value = "0.5"
+        await driver.press("f5")
+        await driver.until(lambda: len(driver.wizard.screen_stack) == 1)
+        await driver.press("ctrl+q")
+
+    async def second(driver: Driver) -> None:
+        await go_on(driver, Step.STRENGTH)
+        assert driver.wizard.choices.text("max_kl") == "0.5"
+        assert library.sessions[-1].options.conditional.max_kl == 0.5
+
+    play(first)
+    play(second)
+
+
+def test_a_name_is_kept_from_when_the_bake_begins(play: Play, library: FakeLibrary) -> None:
+    async def first(driver: Driver) -> None:
+        await driver.to(Step.BAKE)
+        driver.wizard.screen.query_one("#output", Input).value = "models/mine.gguf"
+        library.held = {"bake"}
+        library.gate.close()
+        await driver.press("enter")
+        await driver.until(lambda: driver.shows("Rounding tensors"))
+        await driver.press("ctrl+q", "enter")
+
+    async def second(driver: Driver) -> None:
+        await go_on(driver, Step.BAKE)
+        assert driver.wizard.screen.query_one("#output", Input).value == "models/mine.gguf"
+
+    play(first)
+    library.gate.cancelled.clear()
+    play(second)
+
+
+def test_what_is_done_again_is_not_remembered_as_done(play: Play, library: FakeLibrary) -> None:
+    async def first(driver: Driver) -> None:
+        await driver.to(Step.REPORT)
+        await driver.press(*["f3"] * 4)
+        await driver.at(Step.CALIBRATE)
+        library.gate.close()
+        library.gate.waiting.clear()
+        driver.wizard.pane(Step.CALIBRATE).press_again()
+        await driver.until(library.gate.waiting.is_set)
+        await driver.press("ctrl+q", "enter")
+
+    async def second(driver: Driver) -> None:
+        await driver.until(lambda: driver.shows("step 3, Calibrate"))
+
+    play(first)
+    library.gate.cancelled.clear()
+    play(second)
+
+
+def test_quitting_on_the_way_there_goes_there_the_next_time(play: Play, library: FakeLibrary) -> None:
+    async def first(driver: Driver) -> None:
+        await driver.to(Step.TRY)
+
+    async def second(driver: Driver) -> None:
+        library.held = {"calibrate"}
+        library.gate.close()
+        library.gate.waiting.clear()
+        await driver.until(lambda: isinstance(driver.wizard.screen, Question))
+        await driver.press("enter")
+        await driver.until(lambda: driver.shows("Reading activations"))
+        await driver.press("ctrl+q", "enter")
+
+    async def third(driver: Driver) -> None:
+        await driver.until(lambda: driver.shows("step 5, Try it"))
+
+    play(first)
+    play(second)
+    play(third)
+
+
+def test_a_remembered_kind_that_is_no_more(play: Play, own_folder: Path) -> None:
+    (own_folder / "state").mkdir()
+    (own_folder / "state" / "wizard.json").write_text(
+        '{"model": "demo", "step": 3, "texts": {"method": "older"}}'
+    )
+
+    async def script(driver: Driver) -> None:
+        await go_on(driver, Step.CHECKUP)
+        assert driver.shows("'older' is not one of")
+        await driver.press("f5")
+        await driver.until(lambda: isinstance(driver.wizard.screen, Advanced))
+        assert driver.wizard.screen.query_one("#method", Select).value == "conditional"
+        await driver.press("f5")
+        await driver.until(lambda: len(driver.wizard.screen_stack) == 1)
+        await driver.press("enter")
+        await driver.done(Step.CHECKUP)
+
+    play(script)
 
 
 def test_a_problem_ends_going_on_by_itself(play: Play, library: FakeLibrary) -> None:

@@ -115,6 +115,24 @@ def test_close_does_not_wait_for_ever() -> None:
     deaf.set()
 
 
+def test_close_tells_nobody() -> None:
+    """The application has ended by then; what the work ends with is thrown away all the same."""
+    jobs, outcomes, thrown_away = Jobs(), list[Outcome](), list[Any]()
+    began = threading.Event()
+
+    def work(activity: Activity) -> str:
+        began.set()
+        time.sleep(0.1)
+        return "too late"
+
+    jobs.start(None, "title", work, outcomes.append, discard=thrown_away.append)
+    began.wait(20)
+    jobs.close(patience=20)
+    assert outcomes == []
+    assert thrown_away == ["too late"]
+    assert jobs.current is None
+
+
 def test_reports_do_not_flood_the_screen(
     play: Play, library: FakeLibrary, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +13,13 @@ from drive_wizard import Driver
 from fake_session import FRONTIER, FakeLibrary
 from rosi_edge_tui.app import Wizard
 from rosi_edge_tui.choices import YES
+from rosi_edge_tui.panes.calibrate import CalibratePane
 from rosi_edge_tui.panes.report import ReportPane
 from rosi_edge_tui.panes.try_it import TryPane
 from rosi_edge_tui.steps import Step
 from rosi_edge_tui.widgets.answer_panel import AnswerPanel
 from rosi_edge_tui.widgets.interval_strip import IntervalStrip
+from rosi_edge_tui.widgets.point_slider import PointSlider
 from textual.widgets import DataTable, Input
 
 Play = Callable[..., Wizard]
@@ -47,7 +52,7 @@ def test_enter_alone_hardens_a_model(play: Play, library: FakeLibrary) -> None:
     assert library.reports == [OUTPUT.with_name(f"{OUTPUT.stem}-report")]
     assert library.steps == [
         *("resolve", "calibrate", "search", "answer", "answer"),
-        *("measure_before", "bake", "measure_after", "finish"),
+        *("measure_before", "stress_before", "bake", "measure_after", "finish"),
     ]
     assert library.sessions[0].closed
     text = {step: " ".join(screen.split()) for step, screen in seen.items()}
@@ -98,6 +103,125 @@ def test_the_slider_applies_a_point_at_once(play: Play, library: FakeLibrary) ->
         await driver.idle()
         assert session.chosen is FRONTIER[0]
         assert session.applied == [0.53, 0.4], "only where the slider settled"
+
+    play(script)
+
+
+def slider(driver: Driver) -> PointSlider:
+    """The slider, which then has the focus."""
+    found = driver.wizard.screen.query_one(PointSlider)
+    found.focus()
+    return found
+
+
+async def searched(driver: Driver) -> None:
+    await driver.to(Step.STRENGTH)
+    await driver.press("enter")
+    await driver.done(Step.STRENGTH)
+
+
+def test_enter_on_the_slider_goes_on(play: Play, library: FakeLibrary) -> None:
+    async def script(driver: Driver) -> None:
+        await searched(driver)
+        slider(driver)
+        await driver.press("right", "enter")
+        await driver.at(Step.TRY)
+        assert library.sessions[0].chosen is FRONTIER[2]
+
+    play(script)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_keys_while_a_point_is_applied(play: Play, library: FakeLibrary, moved: bool) -> None:
+    """Another point is applied next; Enter goes on once the point is applied."""
+
+    async def script(driver: Driver) -> None:
+        await searched(driver)
+        session, begun, go = library.sessions[0], threading.Event(), threading.Event()
+
+        def apply(strength: float | None) -> None:
+            begun.set()
+            go.wait(60)
+            type(session).apply(session, strength)
+
+        session.apply = apply  # type: ignore[method-assign]
+        slider(driver)
+        await driver.press("right")
+        await driver.until(begun.is_set)
+        await driver.press(*(["left", "left"] if moved else []), "enter")
+        assert driver.wizard.here is Step.STRENGTH
+        assert session.chosen is FRONTIER[0 if moved else 2]
+        if moved:
+            # Long enough for the slider to have settled while the other point is being applied.
+            await driver.pilot.pause(0.5)
+        go.set()
+        await driver.at(Step.TRY)
+        assert session.applied == ([0.53, 0.4] if moved else [0.53])
+
+    play(script)
+
+
+def test_no_point_is_applied_behind_the_settings(play: Play, library: FakeLibrary) -> None:
+    """They may close the session that it would be applied in."""
+
+    async def script(driver: Driver) -> None:
+        await searched(driver)
+        slider(driver)
+        await driver.press("right", "f5")
+        await driver.pilot.pause(0.5)
+        assert library.sessions[0].applied == []
+        await driver.press("escape")
+        assert library.sessions[0].chosen is FRONTIER[2]
+
+    play(script)
+
+
+@pytest.mark.parametrize(("key", "point"), [("right", 0), ("left", 0), ("home", 0), ("end", 2)])
+def test_the_first_key_counts_where_nothing_was_chosen(
+    play: Play, library: FakeLibrary, key: str, point: int
+) -> None:
+    library.finds = False
+
+    async def script(driver: Driver) -> None:
+        await searched(driver)
+        assert "[" not in slider(driver).render().plain, "none is in use"
+        await driver.press(key)
+        await driver.until(lambda: library.sessions[0].applied == [FRONTIER[point].strength])
+        assert library.sessions[0].chosen is FRONTIER[point]
+        assert "[" in driver.wizard.screen.query_one(PointSlider).render().plain
+
+    play(script)
+
+
+def test_a_request_typed_while_another_is_answered_stays(play: Play, library: FakeLibrary) -> None:
+    async def script(driver: Driver) -> None:
+        await driver.to(Step.TRY)
+        library.gate.close()
+        library.gate.waiting.clear()
+        await driver.press("enter")
+        await driver.until(library.gate.waiting.is_set)
+        field = driver.wizard.screen.query_one("#request", Input)
+        field.value = "the next one"
+        library.gate.open()
+        await driver.done(Step.TRY)
+        assert field.value == "the next one"
+
+    play(script)
+
+
+def test_calibrating_again_draws_anew(play: Play, library: FakeLibrary) -> None:
+    async def script(driver: Driver) -> None:
+        await driver.to(Step.CALIBRATE)
+        await driver.press("enter")
+        await driver.done(Step.CALIBRATE)
+        pane = driver.wizard.pane(Step.CALIBRATE)
+        assert isinstance(pane, CalibratePane)
+        assert pane._separation
+        library.gate.close()
+        pane.press_again()
+        assert pane._separation == [], "what it finds now is not added to what it found before"
+        library.gate.open()
+        await driver.done(Step.CALIBRATE)
 
     play(script)
 
@@ -339,6 +463,106 @@ def test_a_file_that_was_whole_is_not_baked_again(play: Play, library: FakeLibra
 
     play(script)
     assert library.steps.count("bake") == (2 if another else 1)
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_file_without_its_name_is_not_baked_again(play: Play, library: FakeLibrary, anew: bool) -> None:
+    """It lies there, whole and measured; only if that is asked for is it made anew."""
+    library.fails["finish"] = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "adapter.gguf")
+
+    async def script(driver: Driver) -> None:
+        await driver.to(Step.BAKE)
+        await driver.press("enter")
+        await driver.until(lambda: driver.wizard.jobs.current is None and driver.shows("adapter.gguf"))
+        assert driver.shows("Bake again")
+        await driver.press(*(["shift+tab"] if anew else []), "enter")
+        await driver.at(Step.REPORT)
+
+    play(script)
+    assert library.steps.count("bake") == library.steps.count("measure_after") == (2 if anew else 1)
+    assert library.steps.count("finish") == 2
+    assert OUTPUT.read_bytes() == b"GGUF"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_report_goes_beside_the_file_it_is_about(play: Play, library: FakeLibrary, fails: bool) -> None:
+    """Whatever is typed while the file is baked."""
+    if fails:
+        library.fails["write_report"] = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "report.md")
+
+    async def script(driver: Driver) -> None:
+        await driver.to(Step.BAKE)
+        library.held = {"measure_after"}
+        library.gate.close()
+        await driver.press("enter")
+        await driver.until(lambda: driver.shows("Hardened file on the reporting prompts"))
+        driver.wizard.screen.query_one("#output", Input).value = "elsewhere/other.gguf"
+        library.gate.open()
+        if fails:
+            await driver.until(lambda: driver.wizard.jobs.current is None and driver.shows("report.md"))
+            driver.wizard.pane(Step.BAKE).press()
+        await driver.at(Step.REPORT)
+        assert driver.wizard.report_folder == OUTPUT.with_name(f"{OUTPUT.stem}-report")
+
+    play(script)
+    assert library.reports == [OUTPUT.with_name(f"{OUTPUT.stem}-report")]
+
+
+def test_attacks_on_the_original_that_were_stopped_are_made_again(play: Play, library: FakeLibrary) -> None:
+    async def script(driver: Driver) -> None:
+        await driver.to(Step.BAKE)
+        library.held = {"stress_before"}
+        library.gate.close()
+        await driver.press("enter")
+        await driver.until(lambda: driver.shows("Jailbreaks on the original model"))
+        await driver.press("escape")
+        await driver.until(lambda: driver.shows("■ Stopped"))
+        library.gate.open()
+        await driver.press("enter")
+        await driver.at(Step.REPORT)
+        assert library.sessions[0].stressed == 8
+
+    play(script)
+    assert library.steps.count("measure_before") == 1
+    assert library.steps.count("stress_before") == 2
+
+
+async def another_model(driver: Driver, way: str, name: str) -> None:
+    """Choose another file at the end, or by going back to the first step."""
+    if way == "at the end":
+        await driver.press("shift+tab", "enter")
+    else:
+        while driver.wizard.here is not Step.MODEL:
+            await driver.press("f3")
+    await driver.at(Step.MODEL)
+    driver.library.model = driver.library.model.with_name(name)
+    driver.library.model.write_bytes(b"GGUF")
+    await driver.to(Step.BAKE)
+
+
+@pytest.mark.parametrize("way", ["at the end", "going back"])
+def test_another_model_is_not_written_over_the_first(play: Play, library: FakeLibrary, way: str) -> None:
+    async def script(driver: Driver) -> None:
+        await driver.to(Step.REPORT)
+        await another_model(driver, way, "other.gguf")
+        assert driver.wizard.screen.query_one("#output", Input).value == "models/other-hardened.gguf"
+        OUTPUT.write_bytes(b"the first")
+        await driver.press("enter")
+        await driver.at(Step.REPORT)
+
+    play(script)
+    assert OUTPUT.read_bytes() == b"the first"
+    assert Path("models/other-hardened.gguf").exists()
+
+
+def test_a_name_that_was_typed_stays_with_its_model(play: Play, library: FakeLibrary) -> None:
+    async def script(driver: Driver) -> None:
+        await driver.to(Step.BAKE)
+        driver.wizard.screen.query_one("#output", Input).value = "models/mine.gguf"
+        await another_model(driver, "going back", library.model.name)
+        assert driver.wizard.screen.query_one("#output", Input).value == "models/mine.gguf"
+
+    play(script)
 
 
 def test_replacing_an_adapter_is_asked(play: Play, library: FakeLibrary) -> None:

@@ -179,11 +179,112 @@ def test_work_goes_on_while_one_looks_elsewhere(play: Play, library: FakeLibrary
         driver.wizard.pane(Step.CALIBRATE).press_again()
         await driver.pilot.pause()
         assert driver.shows("Another step is still working")
+        assert Step.CALIBRATE in driver.wizard.done, "nothing was thrown away for it"
         library.gate.open()
         await driver.until(lambda: Step.STRENGTH in driver.wizard.done)
         assert driver.wizard.here is Step.CALIBRATE
 
     play(script)
+
+
+def test_nothing_is_thrown_away_while_another_step_works(play: Play, library: FakeLibrary) -> None:
+    async def script(driver: Driver) -> None:
+        wizard = driver.wizard
+        await driver.to(Step.BAKE)
+        library.held = {"measure_after"}
+        library.gate.close()
+        await driver.press("enter")
+        await driver.until(lambda: driver.shows("Hardened file on the reporting prompts"))
+        await driver.press("f3", "f3")
+        done = set(wizard.done)
+        wizard.pane(Step.STRENGTH).press_again()
+        await driver.pilot.pause()
+        assert driver.shows("Another step is still working", "Continue ›")
+        assert wizard.done == done
+        library.gate.open()
+        await driver.done(Step.BAKE)
+        await driver.press("f4", "f4", "f4")
+        assert wizard.here is Step.REPORT
+
+    play(script)
+
+
+def test_another_model_waits_for_the_work(play: Play, library: FakeLibrary) -> None:
+    async def script(driver: Driver) -> None:
+        wizard = driver.wizard
+        await driver.to(Step.REPORT)
+        await driver.press("f3", "f3")
+        await driver.at(Step.TRY)
+        wizard.screen.query_one("#request", Input).value = "a request"
+        library.gate.close()
+        library.gate.waiting.clear()
+        await driver.press("enter")
+        await driver.until(library.gate.waiting.is_set)
+        await driver.press("f4", "f4")
+        assert wizard.here is Step.REPORT
+        wizard.pane(Step.REPORT).press_again()
+        await driver.pilot.pause()
+        assert wizard.here is Step.REPORT
+        assert driver.shows("Another step is still working")
+        assert not library.sessions[0].closed
+        library.gate.open()
+        await driver.idle()
+        wizard.pane(Step.REPORT).press_again()
+        await driver.at(Step.MODEL)
+
+    wizard = play(script)
+    assert (wizard.memory.now.step, wizard.memory.now.model) == (None, "demo"), "all was done"
+
+
+@pytest.mark.parametrize("at", ["resolve", "open"])
+def test_quitting_while_something_is_fetched_or_opened(
+    play: Play, library: FakeLibrary, own_folder: Path, at: str
+) -> None:
+    library.held = {at}
+
+    async def script(driver: Driver) -> None:
+        await driver.at(Step.MODEL)
+        if at == "open":
+            await driver.press("enter")
+            await driver.at(Step.CHECKUP)
+            library.sessions.clear()
+            driver.wizard._reopen()
+        library.gate.close()
+        library.gate.waiting.clear()
+        await driver.press("enter")
+        await driver.until(library.gate.waiting.is_set)
+        await driver.press("ctrl+q")
+        await driver.until(lambda: driver.shows("Quit?"))
+        await driver.press("enter")
+
+    wizard = play(script)
+    assert wizard.return_value is None
+    assert wizard.jobs.current is None
+    assert all(session.closed for session in library.sessions)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        wizard.memory.save()
+
+
+def test_each_part_is_closed_whatever_happens_to_the_others(play: Play, library: FakeLibrary) -> None:
+    async def script(driver: Driver) -> None:
+        await driver.to(Step.CALIBRATE)
+
+    wizard = play(script)
+    closed: list[str] = []
+
+    def close(name: str) -> Callable[[], None]:
+        def closing() -> None:
+            closed.append(name)
+            raise OSError(name)
+
+        return closing
+
+    parts = {"jobs": wizard.jobs, "session": wizard.session, "peek": wizard.peek, "memory": wizard.memory}
+    for name, part in parts.items():
+        part.close = close(name)  # type: ignore[union-attr, method-assign]
+    with pytest.raises(OSError, match="memory"):
+        wizard.close()
+    assert closed == list(parts)
 
 
 def test_quitting_while_working_is_asked_and_leaves_nothing_running(play: Play, library: FakeLibrary) -> None:

@@ -22,6 +22,8 @@ from .base import StepPane
 if TYPE_CHECKING:
     from rosi_edge.report.schema import HardeningReport
 
+    from ..session import Session
+
 
 class BakePane(StepPane):
     STEP = Step.BAKE
@@ -35,6 +37,13 @@ class BakePane(StepPane):
 
     def on_mount(self) -> None:
         self._whole: Path | None = None
+        """The new file that lies baked beside its place, without its name."""
+        self._folder = Path()
+        """Where its report goes. Settled with the file's name: the field may say something else by then."""
+
+    def suggest_anew(self) -> None:
+        """What stands in the field was for another model."""
+        self.query_one("#output", Input).value = ""
 
     def arrive(self) -> None:
         field = self.query_one("#output", Input)
@@ -78,14 +87,15 @@ class BakePane(StepPane):
         return "See the report ›" if self._done else "Bake ›"
 
     def again(self) -> str:
-        return "Bake again" if self._done else ""
+        # What is wrong with a whole file may be cured only by baking it anew.
+        return "Bake again" if self._done or self._whole is not None else ""
 
     def press(self) -> None:
         if self._done:
             self.wizard.go(Step.REPORT)
         elif self.wizard.report is not None:
             # The file has its name; only the report could not be written.
-            self.finish(keep=False)
+            self.finish(self._folder, keep=False)
         else:
             self.check_place()
 
@@ -120,13 +130,13 @@ class BakePane(StepPane):
 
         def replace_or_not(wanted: bool | None) -> None:
             if wanted:
-                self.bake()
+                self.bake(output, folder)
             else:
                 self.query_one("#output").focus()
 
         def then(there: list[Path]) -> None:
             if not there:
-                self.bake()
+                self.bake(output, folder)
                 return
             names = " and ".join(str(path) for path in there)
             verb = "is" if len(there) == 1 else "are"
@@ -143,36 +153,35 @@ class BakePane(StepPane):
 
         self.start("Checking the place", work, then)
 
-    def bake(self) -> None:
-        wizard, session, output = self.wizard, self.session, self._output
+    def bake(self, output: Path, folder: Path) -> None:
+        """Bake, unless that has been done already, measure, and finish."""
+        if self.refused():
+            return
+        wizard, session = self.wizard, self.session
         wizard.undo_from(Step.BAKE)
+        self._folder = folder
         if goes_on := self._whole == output:
             # Stopped while the file was measured: what has been rounded is whole.
             self.problem.clear()
         else:
             self.forget()
         wizard.choices = replace(wizard.choices, output=str(output))
+        wizard.remember()
         force = wizard.choices.has("force")
 
         def work(activity: Activity) -> Any:
-            if session.before is None:
-                session.measure_before()
+            session.measure_before()
             if not goes_on:
                 session.bake(output)
             self._whole = output
-            try:
-                session.measure_after()
-            except KeyboardInterrupt:
-                raise
-            except BaseException:
-                self._whole = None
-                raise
+            if not goes_on or session.after is None:
+                self._measure(session)
             return session.verdict()
 
         def then(verdict: Any) -> None:
             decided = verdict.status == "hardened" or session.after is None or session.costs_refusals
             if decided or force:
-                self.finish(keep=force)
+                self.finish(folder, keep=force)
                 return
             self.app.push_screen(
                 Question(
@@ -182,15 +191,24 @@ class BakePane(StepPane):
                     no="Do not keep it",
                     default=False,
                 ),
-                lambda keep: self.finish(keep=bool(keep)),
+                lambda keep: self.finish(folder, keep=bool(keep)),
             )
 
         self.start("Baking", work, then)
 
-    def finish(self, *, keep: bool) -> None:
+    def _measure(self, session: Session) -> None:
+        """Measure the new file. What is stopped may go on with it; what fails may be the file's own fault."""
+        try:
+            session.measure_after()
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            self._whole = None
+            raise
+
+    def finish(self, folder: Path, *, keep: bool) -> None:
         """Give the file its name, or take it away, and write the report."""
-        wizard, folder = self.wizard, self.report_folder
-        self._whole = None
+        wizard = self.wizard
 
         def work(activity: Activity) -> Any:
             report = wizard.report or self._finished(keep, folder)
@@ -216,6 +234,8 @@ class BakePane(StepPane):
             report = session.finish()
         finally:
             session.options = asked
+        # Only now: what goes wrong before this costs neither the file nor what was measured of it.
+        self._whole = None
         if wizard.attribute is None:
             return report
         return report.model_copy(update={"findings": (wizard.attribute.sentence, *report.findings)})

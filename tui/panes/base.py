@@ -93,6 +93,16 @@ class StepPane(Vertical):
         job = self.wizard.jobs.current
         return job is not None and job.owner is self
 
+    def refused(self) -> bool:
+        """Whether work has to wait because some is under way; that of another step is named. To be asked
+        before anything is thrown away for new work."""
+        if self.wizard.jobs.current is None:
+            return False
+        if not self.works:
+            self.problem.tell("Another step is still working. Wait for it, or stop it with Esc.")
+        self.refresh_all()
+        return True
+
     @property
     def visible_now(self) -> bool:
         return self.wizard.here is self.STEP
@@ -121,8 +131,7 @@ class StepPane(Vertical):
                 self.focus_here()
 
         self.problem.clear()
-        if not self.wizard.start(self, title, work, ended, discard=discard):
-            self.problem.tell("Another step is still working. Wait for it, or stop it with Esc.")
+        if self.refused() or not self.wizard.start(self, title, work, ended, discard=discard):
             return
         if not quiet:
             self.query_one(WorkPanel).begin()

@@ -80,10 +80,11 @@ class CalibratePane(StepPane):
         self.calibrate()
 
     def calibrate(self) -> None:
-        if self.works:
+        if self.refused():
             return
         session = self.session
         self.wizard.undo_from(Step.CALIBRATE)
+        self._separation = []
 
         def then(directions: Any) -> None:
             self._separation = list(directions.separation)

@@ -39,6 +39,7 @@ class StrengthPane(StepPane):
     def on_mount(self) -> None:
         self._tried: list[Tried] = []
         self._settling: Timer | None = None
+        self._taken = False
 
     # --- what is shown ---------------------------------------------------------------------------------
 
@@ -71,7 +72,7 @@ class StrengthPane(StepPane):
             places = {id(point): index for index, point in enumerate(found.frontier)}
             slider.place(
                 len(found.frontier),
-                places.get(id(chosen), 0),
+                places.get(id(chosen)) if chosen else None,
                 places.get(id(best)) if best else None,
             )
 
@@ -115,7 +116,7 @@ class StrengthPane(StepPane):
         self.search()
 
     def search(self) -> None:
-        if self.works:
+        if self.refused():
             return
         session = self.session
         self.wizard.undo_from(Step.STRENGTH)
@@ -130,25 +131,49 @@ class StrengthPane(StepPane):
     def on_point_slider_moved(self, event: PointSlider.Moved) -> None:
         event.stop()
         session = self.session
-        if self.wizard.jobs.current is not None or session.found is None:
+        # While a point is being applied, another may be taken: it is applied next.
+        free = self.wizard.jobs.current is None or (self.works and self._done)
+        if not free or session.found is None:
             self.draw()
             return
+        self._taken = False
         self.wizard.choose(session.found.frontier[event.index])
         self.draw()
         if self._settling is not None:
             self._settling.stop()
-        self._settling = self.set_timer(_SETTLED, self.apply)
+        self._settling = self.set_timer(_SETTLED, self._settled)
+
+    def on_point_slider_taken(self, event: PointSlider.Taken) -> None:
+        event.stop()
+        if self.works:
+            # Moments later, when the point has been applied.
+            self._taken = True
+        else:
+            self.press()
+
+    def _settled(self) -> None:
+        self._settling = None
+        # Not behind a question or the settings, whose answer may need the session. To be applied at once is
+        # only a help: whoever asks the model has the point applied then.
+        if len(self.app.screen_stack) == 1:
+            self.apply()
 
     def apply(self) -> None:
         """Make the chosen point active in the running model, so that trying it starts at once."""
-        session = self.session
-        point = session.chosen
-        if point is None or self.wizard.jobs.current is not None:
+        session = self.wizard.session
+        point = session.chosen if session is not None else None
+        if session is None or point is None or self.wizard.jobs.current is not None:
             return
 
         def then(value: Any) -> None:
-            if self.visible_now:
+            if session.chosen is not point:
+                # Moved meanwhile; if it has not settled yet, it is applied when it has.
+                if self._settling is None:
+                    self.apply()
+            elif self.visible_now:
                 self.query_one(PointSlider).focus()
+                if self._taken:
+                    self.press()
 
         self.start("Applying", lambda activity: session.apply(point.strength), then, quiet=True)
 

@@ -118,7 +118,9 @@ class TryPane(StepPane):
             self._asked += 1
             self.wizard.complete(Step.TRY)
             field = self.query_one(PromptInput)
-            field.value = ""
+            if field.value.strip() == request:
+                # What has been typed meanwhile is the next request.
+                field.value = ""
             field.placeholder = "Another request (↑ ↓ bring ready ones), or Enter to continue"
 
         self.start("Asking both", work, then)

@@ -78,7 +78,8 @@ class Advanced(ModalScreen[Choices | None]):
                 kinds = [str(choice) for choice in parameter.type.choices]
                 yield Select(
                     [(kind, kind) for kind in kinds],
-                    value=text or str(parameter.default),
+                    # An older release may have remembered a kind that is no more.
+                    value=text if text in kinds else str(parameter.default),
                     allow_blank=False,
                     compact=True,
                     id=name,

@@ -20,26 +20,36 @@ class PointSlider(Widget, can_focus=True):
         Binding("right,up", "move(1)", "Stronger"),
         Binding("home", "move(-999)", "Weakest", show=False),
         Binding("end", "move(999)", "Strongest", show=False),
+        Binding("enter", "take", "Continue", show=False),
     ]
 
     count: reactive[int] = reactive(0)
-    index: reactive[int] = reactive(0)
+    index: reactive[int | None] = reactive[int | None](None)
     best: reactive[int | None] = reactive[int | None](None)
 
     @dataclass
     class Moved(Message):
         index: int
 
-    def place(self, count: int, index: int, best: int | None) -> None:
+    class Taken(Message):
+        """Enter: go on with the point that is shown."""
+
+    def place(self, count: int, index: int | None, best: int | None) -> None:
+        """``index`` is the point in use, ``best`` the search's own choice; None where there is none."""
         self.count, self.best, self.index = count, best, index
 
     def action_move(self, by: int) -> None:
         if not self.count:
             return
-        index = min(max(self.index + by, 0), self.count - 1)
+        # With none in use, the first move comes from before the weakest.
+        here = -1 if self.index is None else self.index
+        index = min(max(here + by, 0), self.count - 1)
         if index != self.index:
             self.index = index
             self.post_message(self.Moved(index))
+
+    def action_take(self) -> None:
+        self.post_message(self.Taken())
 
     def render(self) -> Text:
         if not self.count:
@@ -47,8 +57,9 @@ class PointSlider(Widget, can_focus=True):
         signs = [ANSWERED] * self.count
         if self.best is not None:
             signs[self.best] = CHOSEN
-        here = min(self.index, self.count - 1)
-        signs[here] = f"[{CHOSEN if here == self.best else YOURS}]"
+        if self.index is not None:
+            here = min(self.index, self.count - 1)
+            signs[here] = f"[{CHOSEN if here == self.best else YOURS}]"
         gap = "─" * max(1, min(6, (self.size.width - 24) // self.count - 1))
         return Text.assemble(
             "◂ weaker ", ("─" + gap.join(signs) + "─", "bold"), " stronger ▸", no_wrap=True, overflow="crop"

@@ -16,8 +16,10 @@ from rosi_edge.evaluation.statistics import (
     Estimate,
     PairedChange,
     mean,
+    mean_share,
     paired_change,
     paired_mean_change,
+    paired_share_change,
     proportion,
 )
 from rosi_edge.evaluation.verdicts import Judge
@@ -111,7 +113,7 @@ class Series:
     def estimate(self) -> Estimate:
         if self._are_outcomes:
             return proportion(sum(map(bool, self.values)), len(self.values))
-        return mean([float(value) for value in self.values])
+        return (mean_share if self.unit == "rate" else mean)([float(value) for value in self.values])
 
     def change_from(self, before: Series) -> PairedChange | None:
         """The paired change on the items that both have; None when they have none in common."""
@@ -126,7 +128,8 @@ class Series:
         old, new = zip(*pairs, strict=True)
         if self._are_outcomes:
             return paired_change([bool(value) for value in old], [bool(value) for value in new])
-        return paired_mean_change([float(value) for value in old], [float(value) for value in new])
+        paired = paired_share_change if self.unit == "rate" else paired_mean_change
+        return paired([float(value) for value in old], [float(value) for value in new])
 
     @property
     def _are_outcomes(self) -> bool:

@@ -15,7 +15,8 @@ class ChatTemplateSafe:
     title: ClassVar[str] = "The chat template is safe"
     help: ClassVar[str] = (
         "Chat templates are programs. Read as a syntax tree, never run: no way into Python's internals, no "
-        "other files, no loops or texts made to exhaust a machine. One that fails should not be rendered."
+        "other files, and, by an estimate, no loops or texts made to exhaust a machine. The model is not run "
+        "with one that fails. What the estimate cannot follow, the limits of rendering have to stop."
     )
 
     def severity(self, policy: Policy) -> Severity:
@@ -49,6 +50,6 @@ class ChatTemplateSafe:
                 ],
             )
         return passed(
-            "nothing in it leads into Python, to other files or to enormous texts",
+            "nothing was found in it that leads into Python, to other files or to enormous texts",
             templates=sorted(templates),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rosi_edge.models.gguf_file import printable
 from rosi_edge.policy.model import Policy, Severity
@@ -41,7 +41,9 @@ class ChatTemplateBase:
         )
 
 
-def _difference(old: str, new: str) -> list[str]:
+def _difference(old: Any, new: Any) -> list[str]:
+    if not isinstance(old, str) or not isinstance(new, str):
+        return ["not text"]
     if max(len(old), len(new)) > _COMPARED:
         return ["too long to show"]
     lines = list(difflib.unified_diff(old.splitlines(), new.splitlines(), "base", "file", lineterm="", n=0))

@@ -57,8 +57,8 @@ def _bytes_in_gaps(part: GgufFile) -> int:
 
 
 def _gaps(part: GgufFile) -> list[tuple[int, int]]:
-    """Start and length of what lies between and after the tensors."""
-    position, gaps = part.data_offset, []
+    """Start and length of what lies between the header and the tensors, between these and after them."""
+    position, gaps = part.tensor_table[1], []
     for tensor in sorted(part.own_tensors.values(), key=lambda tensor: tensor.offset):
         gaps.append((position, tensor.offset - position))
         position = tensor.end

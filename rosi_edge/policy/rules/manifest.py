@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from rosi_edge.models.gguf_file import printable
 from rosi_edge.policy.model import Policy, Severity
 from rosi_edge.policy.rule import Finding, Subject, failed, not_applicable, passed
 from rosi_edge.provenance import check_manifest, read_manifest
@@ -37,4 +38,6 @@ class ManifestTrue:
                 problems[0], "Get the file and its manifest from its maker again", problems=problems[:50]
             )
         compared = ", and the base's tensors are its own" if subject.base is not None else ""
-        return passed(f"every tensor is as the manifest says{compared}", manifest=subject.manifest.name)
+        return passed(
+            f"every tensor is as the manifest says{compared}", manifest=printable(subject.manifest.name)
+        )

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
+
 from rosi_edge.models.gguf_file import MetadataArray, printable
 from rosi_edge.policy.model import Policy, Severity
 from rosi_edge.policy.rule import Finding, Subject, failed, passed
+
+_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 class MetadataComplete:
@@ -31,12 +35,19 @@ class MetadataComplete:
             )
         for key, value in wanted.equals.items():
             found = metadata.get(key)
-            if found != value or isinstance(found, bool) != isinstance(value, bool):
+            if not _equal(found, value):
                 shown = printable(str(found), 80)
                 return failed(
                     f"{key} is {shown!r}, not {value!r}", "Set it, or change metadata.equals", key=key
                 )
         return passed(f"{len(wanted.required) + len(wanted.equals)} keys as they should be")
+
+
+def _equal(found: Any, value: Any) -> bool:
+    if isinstance(found, float) and isinstance(value, float) and abs(value) < _LARGEST_FLOAT32:
+        # Most floats of a header have 32 bits: 0.1 is stored as the nearest of these.
+        return found in (value, float(np.float32(value)))
+    return bool(found == value) and isinstance(found, bool) == isinstance(value, bool)
 
 
 def _empty(value: Any) -> bool:
