@@ -18,7 +18,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.policy.template_growth import growth_problems
+from rosi_edge.policy.template_growth.estimate import growth_problems
 
 KEY = "tokenizer.chat_template"
 

@@ -1,0 +1,1 @@
+"""Whether a chat template can write texts that grow beyond measure."""
