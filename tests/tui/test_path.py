@@ -91,7 +91,7 @@ def test_the_slider_applies_a_point_at_once(play: Play, library: FakeLibrary) ->
         await driver.press("f3")
         await driver.at(Step.STRENGTH)
         session = library.sessions[0]
-        driver.wizard.screen.query_one("#slider").focus()
+        slider(driver)
         await driver.press("right")
         await driver.until(lambda: session.applied == [0.53])
         await driver.idle()
@@ -108,9 +108,9 @@ def test_the_slider_applies_a_point_at_once(play: Play, library: FakeLibrary) ->
 
 
 def slider(driver: Driver) -> PointSlider:
-    """The slider, which then has the focus."""
+    """The slider, which has the focus from the start: its keys are the first thing to try there."""
     found = driver.wizard.screen.query_one(PointSlider)
-    found.focus()
+    assert found.has_focus
     return found
 
 
@@ -157,6 +157,24 @@ def test_keys_while_a_point_is_applied(play: Play, library: FakeLibrary, moved: 
         go.set()
         await driver.at(Step.TRY)
         assert session.applied == ([0.53, 0.4] if moved else [0.53])
+
+    play(script)
+
+
+def test_asking_right_after_a_move_does_not_wait(play: Play, library: FakeLibrary) -> None:
+    """The slider has not settled when the next step opens; nothing is applied behind its back."""
+
+    async def script(driver: Driver) -> None:
+        await searched(driver)
+        slider(driver)
+        await driver.press("right", "enter")
+        await driver.at(Step.TRY)
+        await driver.pilot.pause(0.5)
+        session = library.sessions[0]
+        assert session.applied == []
+        await driver.press("enter")
+        await driver.done(Step.TRY)
+        assert session.applied[-1] == FRONTIER[2].strength
 
     play(script)
 

@@ -153,9 +153,10 @@ class StrengthPane(StepPane):
 
     def _settled(self) -> None:
         self._settling = None
-        # Not behind a question or the settings, whose answer may need the session. To be applied at once is
-        # only a help: whoever asks the model has the point applied then.
-        if len(self.app.screen_stack) == 1:
+        # Not behind a question or the settings, whose answer may need the session, and not behind another
+        # step, whose work would have to wait. To be applied at once is only a help: whoever asks the model
+        # has the point applied then.
+        if len(self.app.screen_stack) == 1 and self.visible_now:
             self.apply()
 
     def apply(self) -> None:
@@ -178,7 +179,11 @@ class StrengthPane(StepPane):
         self.start("Applying", lambda activity: session.apply(point.strength), then, quiet=True)
 
     def focus_here(self) -> None:
-        if not self.query_one(PointSlider).has_focus:
+        # Enter on the slider continues, as it does on the button.
+        slider = self.query_one(PointSlider)
+        if slider.display:
+            slider.focus()
+        else:
             super().focus_here()
 
     def forget(self) -> None:

@@ -102,6 +102,8 @@ class TryPane(StepPane):
         if chosen is None:
             self.problem.tell("There is no hardened model to ask: choose a strength first (Back).")
             return
+        if self.refused():
+            return
         for panel in self.query(AnswerPanel):
             panel.start()
 

@@ -16,8 +16,8 @@ from .frontier_plot import ANSWERED, CHOSEN, YOURS
 
 class PointSlider(Widget, can_focus=True):
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left,down", "move(-1)", "Weaker"),
-        Binding("right,up", "move(1)", "Stronger"),
+        Binding("left,down", "move(-1)", "Less"),
+        Binding("right,up", "move(1)", "More"),
         Binding("home", "move(-999)", "Weakest", show=False),
         Binding("end", "move(999)", "Strongest", show=False),
         Binding("enter", "take", "Continue", show=False),
