@@ -61,7 +61,7 @@ from rosi_edge.progress import SILENT, Progress
 from rosi_edge.prompt_plan import PromptPlan
 from rosi_edge.quantization.grid_rounding import GridRounding, InputFactor
 from rosi_edge.quantization.imatrix import importance_for
-from rosi_edge.quantization.promotion import AUTO, Promotion
+from rosi_edge.quantization.promotion import AUTO, NEVER, Promotion
 from rosi_edge.quantization.rounding import Requantize, Rounding
 from rosi_edge.report import schema
 from rosi_edge.report.facts import OutputFile
@@ -131,6 +131,11 @@ class HardenOptions:
             raise RosiEdgeError(
                 "--imatrix is for requantization, and grid rounding does not quantize again",
                 "Add --rounding requantize, or --compare-rounding to compare with it, or leave --imatrix out",
+            )
+        if self.rounding == "requantize" and self.promotion not in (AUTO, NEVER):
+            raise RosiEdgeError(
+                "--promote is for what grid rounding cannot deliver; requantization keeps the types",
+                "Leave --promote or --rounding requantize out",
             )
         if self.conditional.directions > 1 and self.method == "rosi":
             raise RosiEdgeError(

@@ -93,7 +93,7 @@ class Duration(click.ParamType[float]):
 @click.option("--min-delivered", type=click.FloatRange(0, 1), default=0.95, show_default=True,
               help="Share of its edit that every tensor must hold (grid).")  # fmt: skip
 @click.option("--promote", default="auto", metavar="auto|never|TYPE", show_default=True,
-              help="Larger type for tensors that cannot hold their edit.")  # fmt: skip
+              help="Larger type for tensors that cannot hold their edit (grid).")  # fmt: skip
 @click.option("--compare-rounding", is_flag=True,
               help="Also measure what plain requantization would have delivered.")  # fmt: skip
 @click.option("--stress", type=click.IntRange(0), default=8, show_default=True, metavar="N",

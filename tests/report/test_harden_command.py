@@ -60,7 +60,16 @@ def test_defaults_are_those_of_the_library(
 def test_every_option_arrives(run: Callable[..., tuple[Result, list[HardenOptions]]]) -> None:
     _, (options,) = run(
         *("--method", "rosi", "--rounding", "requantize", "--trials", "5", "--time-limit", "10m"),
-        *("--min-delivered", "0.8", "--promote", "q8_0", "--compare-rounding", "--stress", "0", "--no-paper"),
+        *(
+            "--min-delivered",
+            "0.8",
+            "--promote",
+            "never",
+            "--compare-rounding",
+            "--stress",
+            "0",
+            "--no-paper",
+        ),
         *("--storage", "sqlite:///search.db", "--layer", "3", "--alpha", "0.5", "--max-kl", "0.2"),
         *("--min-compliance", "0.9", "--seed", "4", "--imatrix", "importance.gguf"),
     )
@@ -73,8 +82,13 @@ def test_every_option_arrives(run: Callable[..., tuple[Result, list[HardenOption
     assert (conditional.min_compliance, conditional.seed) == (0.9, 4)
     assert (options.search.layers, options.search.strength) == ((3,), 0.5)
     assert options.min_delivered == 0.8
-    assert options.promotion is gguf.GGMLQuantizationType.Q8_0
+    assert options.promotion == "never"
     assert (options.compare_rounding, options.stress, options.paper) == (True, 0, False)
+
+
+def test_a_type_to_promote_to_may_be_named(run: Callable[..., tuple[Result, list[HardenOptions]]]) -> None:
+    _, (options,) = run("--promote", "q8_0")
+    assert options.promotion is gguf.GGMLQuantizationType.Q8_0
 
 
 @pytest.mark.parametrize(
@@ -99,6 +113,7 @@ def test_what_is_no_length_of_time(text: str, run: Callable[..., tuple[Result, l
     [
         (("--promote", "Q99"), "cannot be promoted to 'Q99'"),
         (("--imatrix", "importance.gguf"), "grid rounding does not quantize again"),
+        (("--promote", "Q8_0", "--rounding", "requantize"), "requantization keeps the types"),
         (("--storage", "nonsense"), "cannot be used"),
         (("--storage", "sqlite:///missing/folder/search.db"), "unable to open database file"),
         (("--storage", "redis://localhost"), "cannot be used"),
