@@ -328,19 +328,19 @@ class HardeningSession:
         if options.engine != before.engine:
             self._stop_engine()
 
-    def check_target(self, output: Path) -> Path:
-        """The place of the output, made absolute.
+    def check_target(self, output: Path) -> list[Path]:
+        """The files, or the folder, that the output will be, made absolute: several for a model in parts.
 
         Raises:
             OutputError: nothing can be written there, or it is the model itself or the adapter.
         """
-        place = checked_place(self._file, output)
+        places = places_of(self._file, checked_place(self._file, output))
         if self.options.adapter is not None:
             adapter = checked_target(self.options.adapter)
             refuse_to_touch(self._file, adapter)
-            if adapter in places_of(self._file, place):
+            if adapter in places:
                 raise OutputError(f"{output} cannot be both the model and the adapter", "Name two files")
-        return place
+        return places
 
     # --- calibrate -------------------------------------------------------------------------------------
 
@@ -563,7 +563,7 @@ class HardeningSession:
     @cancellable
     def bake(self, output: Path) -> list[BakedTensor]:
         """Write the chosen edits into a draft beside ``output``; ``finish`` gives it its name."""
-        place = self.check_target(output)
+        self.check_target(output)
         self._drop_draft()
         self.after = None
         self.stress_after = None
@@ -593,7 +593,7 @@ class HardeningSession:
         # Two models at once would need twice the memory.
         self._stop_engine()
 
-        draft = self._draft = Draft.beside(self._file, place)
+        draft = self._draft = Draft.beside(self._file, checked_place(self._file, output))
 
         def bake_as(asked: Sequence[RankOneEdit]) -> list[BakedTensor]:
             return bake_draft(

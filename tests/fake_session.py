@@ -219,12 +219,18 @@ class FakeSession:
         for word in words.split(" "):
             on_text(word + " ")
 
-    def check_target(self, output: Path) -> Path:
+    def check_target(self, output: Path) -> list[Path]:
         if error := self.library.fails.pop("check_target", None):
             raise error
         place = checked_target(output)
         refuse_same_file(self.path, place)
-        return place
+        return self._places(place)
+
+    def _places(self, output: Path) -> list[Path]:
+        parts = self.library.parts
+        if parts == 1:
+            return [output]
+        return [output.with_stem(f"{output.stem}-{n:05}-of-{parts:05}") for n in range(1, parts + 1)]
 
     def measure_before(self) -> Behaviour:
         if self.before is None:
@@ -271,8 +277,12 @@ class FakeSession:
         self.asked_for = self.options.command
         report = make_report(verdict=self.library.verdict)
         if self.library.verdict.status == "hardened" or (self.options.force and not self.costs_refusals):
-            self.output.write_bytes(b"GGUF")
-            return report
+            places = self._places(self.output)
+            for place in places:
+                place.write_bytes(b"GGUF")
+            assert report.output is not None
+            written = report.output.model_copy(update={"file_name": places[0].name})
+            return report.model_copy(update={"output": written})
         return report.model_copy(update={"output": None})
 
     def cancel(self) -> None:
@@ -295,6 +305,8 @@ class FakeLibrary:
         self.finds = True
         self.inspected = inspection(model)
         self.costs_refusals = False
+        self.parts = 1
+        """Of the model's file, and so of what is written."""
         self.verdict = schema.Verdict(
             status="hardened",
             reason="refusal of harmful requests rose by 27.5 points (95 % interval +11.4 to +42.0, n=40)",

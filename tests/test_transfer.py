@@ -293,6 +293,36 @@ def test_the_parts_of_a_model_are_not_overwritten(tmp_path: Path, found: FoundEd
         check_targets(pair[1:], found, OPTIONS, taken=[pair[1].output])
 
 
+def test_a_search_on_a_model_in_parts_and_its_other_files(tmp_path: Path) -> None:
+    """An older file of the name that the parts are named after holds other edits."""
+    one, two = model(tmp_path, T.Q8_0), model(tmp_path, T.Q4_K)
+    parts = split_gguf(one, tmp_path / "split.gguf", 10)
+    write_adapter(tmp_path / "edits.gguf", edits(size=0.15), architecture="llama")
+    older = rosi_edge(
+        tmp_path, "harden", one, "--from", tmp_path / "edits.gguf", "-o", "out.gguf", "--no-evaluation"
+    )
+    assert older.code == 0, older.error
+    asked = ["--method", "rosi", "--layer", "1", "--alpha", "0.2", "--force", "--stress", "0", "-t", "1"]
+    also = ["--also", two, "two-out.gguf", "--no-evaluation", "--report", "report", "-c", "1024"]
+    result = rosi_edge(
+        tmp_path, "harden", parts[0], "-o", "out.gguf", *also, *asked, *write_requests(tmp_path)
+    )
+    assert result.code in (0, 1), result.error
+    (first,) = tmp_path.glob("out-00001-of-*.gguf")
+    assert edits_from(tmp_path / "two-out.gguf").sha256 == edits_from(first).sha256
+    assert edits_from(tmp_path / "out.gguf").sha256 != edits_from(first).sha256
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [file["output"]["file_name"] for file in report["also"]] == ["two-out.gguf"]
+
+
+def test_a_source_that_is_named_like_one_of_several_parts(tmp_path: Path, found: FoundEdits) -> None:
+    alone = (tmp_path / "edits.gguf").rename(tmp_path / "edits-00001-of-00002.gguf")
+    (tmp_path / "out.gguf").write_bytes(b"older")
+    arguments = ["harden", model(tmp_path, T.Q8_0), "--from", alone, "-o", "out.gguf", "--no-evaluation"]
+    result = rosi_edge(tmp_path, *arguments, "-t", "1")
+    assert result.code == 0, result.error
+
+
 def test_another_model_is_refused_before_the_search(tmp_path: Path) -> None:
     first = Target("a", model(tmp_path, T.Q8_0), tmp_path / "a-out.gguf")
     same = Target("b", model(tmp_path, T.Q4_K), tmp_path / "b-out.gguf")

@@ -105,6 +105,39 @@ def test_a_requantized_file_passes_as_what_it_is(tmp_path: Path, kind: T) -> Non
     assert any("scales moved" in note for note in found.notes)
 
 
+def _importance(tmp_path: Path, kind: T) -> Requantize:
+    """Where three columns count 100,000 times as much as others, as they do in real models."""
+    with GgufFile.open(baking.model(tmp_path / "shapes.gguf", kind)) as file:
+        edits = baking.edits(file)
+    importance = {edit.matrix: np.ones((1, len(edit.input)), np.float32) for edit in edits}
+    for columns in importance.values():
+        columns[0, [3, 70, 200]] = 1e5
+    return Requantize(importance)
+
+
+@pytest.mark.parametrize("kind", [T.Q5_0, T.Q4_K, T.Q6_K, T.IQ4_XS, T.Q2_K], ids=lambda kind: kind.name)
+def test_a_file_requantized_under_an_importance_matrix_passes(tmp_path: Path, kind: T) -> None:
+    source, target, _ = baked(tmp_path, kind, _importance(tmp_path, kind))
+    found = check(source, target)
+    assert found.passed, found.problems
+
+
+def test_a_requantized_file_with_rows_of_next_to_nothing(tmp_path: Path) -> None:
+    source, target, _ = baked(tmp_path, T.Q4_K, _importance(tmp_path, T.Q4_K))
+    name = check(source, target).tensors[0].name
+    with GgufFile.open(target) as file:
+        tensor = file.tensors[name]
+        blocks = file.read_tensor(name).copy().reshape(tensor.shape[0], -1, 144)
+    # Both scales of every other row.
+    blocks[::2, :, :4] = np.tile(np.array([6e-8], np.float16).view(np.uint8), 2)
+    content = bytearray(target.read_bytes())
+    content[tensor.offset : tensor.end] = blocks.tobytes()
+    target.write_bytes(content)
+    sealed_again(target, {})
+    found = check(source, target)
+    assert f"{name} has finer scales, or other minima, than the declared edit needs" in found.problems
+
+
 def test_the_declared_edit_is_the_edit(tmp_path: Path) -> None:
     source, target, edits = baked(tmp_path)
     with GgufFile.open(target) as file:

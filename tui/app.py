@@ -459,9 +459,14 @@ class Wizard(App[str | None]):
         self.exit(self._result(), return_code=130)
 
     def _result(self) -> str | None:
+        return None if self.written is None else str(self.written.absolute())
+
+    @property
+    def written(self) -> Path | None:
+        """The new file, where there is one: of a model in parts the first."""
         if self.report is None or self.report.output is None:
             return None
-        return str(Path(self.choices.output).expanduser().absolute())
+        return Path(self.choices.output).expanduser().with_name(self.report.output.file_name)
 
     def finish(self) -> None:
         """All is done."""

@@ -171,18 +171,18 @@ class Choices:
         self,
         report: Path | None,
         *,
-        written: bool,
+        written: Path | None,
         by_hand: tuple[int, float] | None = None,
         force: bool = False,
     ) -> list[str]:
         """The commands that repeat a run and look at its file.
 
         Args:
-            written: whether there is a file.
+            written: the file, where there is one.
             by_hand, force: see ``repeating``.
         """
         lines = [self.repeating(by_hand=by_hand, force=force).command(report)]
-        if written:
-            lines.append(shlex.join(["rosi-edge", "verify", self.output, "--base", self.model]))
-            lines.append(shlex.join(["rosi-edge", "eval", self.output, "--base", self.model]))
+        if written is not None:
+            lines.append(shlex.join(["rosi-edge", "verify", str(written), "--base", self.model]))
+            lines.append(shlex.join(["rosi-edge", "eval", str(written), "--base", self.model]))
         return lines

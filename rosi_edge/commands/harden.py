@@ -197,9 +197,16 @@ def harden(
             _refuse_report_in(report_folder, [*(t.model for t in every), *(t.output for t in every)])
         shared = SharedFactors()
         report = run(path, output, prompts, judge, options, progress, shared)
+        problem: RosiEdgeError | None = None
         if others and report.output is not None:
-            files = transfer_all(others, edits_from(output), prompts, judge, transfers, progress, shared)
-            report = report.model_copy(update={"also": files})
+            # The first of its parts, where the model has several.
+            source = output.with_name(report.output.file_name)
+            try:
+                files = transfer_all(others, edits_from(source), prompts, judge, transfers, progress, shared)
+                report = report.model_copy(update={"also": files})
+            except RosiEdgeError as error:
+                # What has been found and measured by now is reported first.
+                problem = error
         if about is not None:
             report = report.model_copy(update={"findings": (about.sentence, *report.findings)})
         if report_folder is not None:
@@ -209,8 +216,10 @@ def harden(
     else:
         _show(report, output, report_folder, labels)
         show_files(report.also, [other.output for other in others][: len(report.also)], labels)
-        if others and not report.also:
+        if others and not report.also and problem is None:
             click.echo("also      nothing: there is no edit to bake into the other files")
+    if problem is not None:
+        raise problem
     if report.verdict.status != "hardened":
         raise click.exceptions.Exit(FINDING)
     if code := exit_code(report.also):

@@ -53,8 +53,7 @@ def refuse_to_overwrite(targets: Sequence[Path], inputs: Sequence[str | Path | N
         for named in inputs:
             if named:
                 for path in parts_beside(Path(named)):
-                    if path.exists():
-                        refuse_same_file(path, place)
+                    refuse_same_file(path, place)
 
 
 def show(renderable: Any) -> None:

@@ -195,7 +195,7 @@ class _Run:
         if self._template_is_unsafe() and self._options.engine.template is None:
             self._figures_could_not_run(
                 RosiEdgeError(
-                    f"the chat template is unsafe ({ChatTemplateSafe.id}), so the model was not run",
+                    f"the chat template is not called safe ({ChatTemplateSafe.id}), so the model was not run",
                     "Take the template from the model's maker, or give another one with --template FILE",
                 )
             )
@@ -231,11 +231,13 @@ class _Run:
 
     def _template_is_unsafe(self) -> bool:
         # A template that is merely missing fails the rule as well, but names no problems; there is nothing
-        # to render then.
+        # to render then. One that the rule tripped over may hold anything.
         return any(
             result.id == ChatTemplateSafe.id
-            and result.status is Status.FAILED
-            and bool(result.evidence.get("problems"))
+            and (
+                result.status is Status.COULD_NOT_RUN
+                or (result.status is Status.FAILED and bool(result.evidence.get("problems")))
+            )
             for result in self._results
         )
 

@@ -190,3 +190,8 @@ def test_a_fault_with_one_file_does_not_hide_the_others(
     long = tmp_path / f"{'n' * 245}.gguf"
     long.write_bytes(tiny_model.read_bytes())
     assert rosi_edge(tmp_path, "check", "--static", long).code == 0
+    # One that no file can have is the file's fault, and the reports say so.
+    result = rosi_edge(tmp_path, "check", "--static", "n" * 300, "--junit", "out.xml")
+    assert result.code == 2
+    assert "unexpected" not in result.out + result.error
+    assert (tmp_path / "out.xml").is_file()

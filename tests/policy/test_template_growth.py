@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2 import Environment
 from llama_cpp import llama_chat_format
 from tiny_gguf import CHATML, write_tiny_llama
 
 from rosi_edge.policy import behaviour
 from rosi_edge.policy.model import parse_policy
 from rosi_edge.policy.result import CheckReport, Status
+from rosi_edge.policy.rules.chat_template import ChatTemplateSafe
 from rosi_edge.policy.run import Checked, CheckOptions, check
+from rosi_edge.policy.template_growth import estimate
+from rosi_edge.policy.template_growth.estimate import growth_problems
 from rosi_edge.policy.template_syntax import unsafe_constructs
 from rosi_edge.runtime.engine import EngineOptions
 
@@ -113,6 +118,23 @@ BOMBS = {
     + "{% set ns.a='\"' %}{% for i in range(60) %}{% set ns.a = ns.a|tojson %}{% endfor %}",
     "a long separator": "{{ ('x'*9999)|join('y'*9999) }}",
     "padding by name": "{% set n=9999999 %}{{ 'x'|center(n) }}{{ 'x'|center(n) }}",
+    "a power": "{% set n = 10**9 %}{{ 'a' * n }}",
+    "powers of powers": "{% set n=9**64 %}{% set m=n**64 %}{{ m|string|length }}",
+    "a power in a loop": START
+    + "{% set ns.n = 3 %}{% for m in messages %}{% set ns.n = ns.n ** 2 %}{% endfor %}",
+    "a number from a named text": "{% set x='99999' %}"
+    "{% for a in range(x|int) %}{% for b in range(x|int) %}x{% endfor %}{% endfor %}",
+    "a number from a text put together": "{{ 'a' * (99999|string ~ '99999')|int }}",
+    "a number out of a list": "{% for n in [99999] %}"
+    "{% for a in range(n) %}{% for b in range(n) %}x{% endfor %}{% endfor %}{% endfor %}",
+    "a number out of a dictionary": "{% set d={'n': 99999} %}"
+    "{% for a in range(d.n) %}{% for b in range(d['n']) %}x{% endfor %}{% endfor %}",
+    "the largest of a list": "{% set n=[1,99999]|max %}"
+    "{% for a in range(n) %}{% for b in range(n) %}x{% endfor %}{% endfor %}",
+    "rounds of a loop that grow with another's": "{% for i in range(2000) %}{% for j in range(i) %}"
+    "{% for k in range(j) %}x{% endfor %}{% endfor %}{% endfor %}",
+    "a text in a dictionary": START
+    + "{% for m in messages %}{% set ns.d = {'a': ns.d.a ~ ns.d.a} %}{% endfor %}{{ ns.d.a }}",
     "a number from a text": "{{ 'x' * ('99999999'|int) }}",
     "a caller twice": START
     + (
@@ -136,6 +158,10 @@ BOMBS = {
     "an argument by default": "{% macro f(n=9999) %}{{ ('x'*n)*n }}{% endmacro %}{{ f() }}",
 }
 ORDINARY = {
+    "a square": "{% for i in range(10) %}{{ i ** 2 }}{% endfor %}{{ messages|length ** 2 }}",
+    "numbers in a list": "{% for n in [1, 2, 3] %}{% for i in range(n) %}x{% endfor %}{% endfor %}",
+    "digits that are none": "{{ '²'|int }}",
+    "the year": "{{ strftime_now('%Y')|int + 1 }}",
     "accumulation": (
         "{% for message in messages %}"
         "{% set ns.out = ns.out ~ '<|im_start|>' ~ message.role ~ message.content %}{% endfor %}"
@@ -216,6 +242,27 @@ def test_real_templates_stay_clean() -> None:
         assert unsafe_constructs(text, largest=LARGEST) == []
 
 
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_macros_are_read_in_any_order(order: tuple[int, ...]) -> None:
+    """The default of b's argument is put in where b is called: in a, which b calls in its turn."""
+    macros = [
+        "{% macro a() %}{{ b() }}{% endmacro %}",
+        "{% macro b(v=c()) %}{{ a() }}{% endmacro %}",
+        "{% macro c() %}x{% endmacro %}",
+    ]
+    tree = Environment().parse("".join(macros[number] for number in order))
+    assert growth_problems(tree) == []
+
+
+def test_a_fault_of_the_estimate_is_no_way_past_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: Any) -> None:
+        raise KeyError
+
+    monkeypatch.setattr(estimate, "walk", fails)
+    (problem,) = growth_problems(Environment().parse("{% for m in messages %}{{ m }}{% endfor %}"))
+    assert "too involved" in problem[1]
+
+
 @pytest.mark.parametrize(
     "template",
     [
@@ -270,8 +317,21 @@ def run(path: Path, policy: str, template: str | None = None) -> CheckReport:
 def test_a_model_with_an_unsafe_template_is_not_run(bomb: Path, policy: str) -> None:
     (figure,) = [result for result in run(bomb, policy).results if result.id.startswith("RE201")]
     assert figure.status is Status.COULD_NOT_RUN
-    assert "template is unsafe" in figure.message
+    assert "template is not called safe" in figure.message
     assert "--template" in figure.remedy
+
+
+def test_a_model_whose_template_could_not_be_looked_at_is_not_run(
+    bomb: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trips(*arguments: Any) -> None:
+        raise KeyError
+
+    monkeypatch.setattr(ChatTemplateSafe, "check", trips)
+    results = {result.id: result for result in run(bomb, FIGURE).results}
+    assert results[ChatTemplateSafe.id].status is Status.COULD_NOT_RUN
+    (figure,) = [result for name, result in results.items() if name.startswith("RE201")]
+    assert "template is not called safe" in figure.message
 
 
 def test_it_is_run_with_a_template_of_the_users(bomb: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from report.sample_report import stress
 
-from rosi_edge import hardening
+from rosi_edge import hardening, transfer
 from rosi_edge.commands.harden import harden
 from rosi_edge.conditional_search import ConditionalOptions
 from rosi_edge.errors import RosiEdgeError
@@ -127,6 +127,21 @@ def test_what_cannot_be_is_refused_before_the_run(
     assert isinstance(result.exception, RosiEdgeError)
     assert word in str(result.exception)
     assert result.exception.remedy
+
+
+def test_what_was_measured_is_reported_before_a_problem_with_other_files(
+    run: Callable[..., tuple[Result, list[HardenOptions]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: Any) -> None:
+        raise RosiEdgeError("the engine has crashed", "Try again")
+
+    monkeypatch.setattr(transfer, "check_targets", lambda *arguments, **more: None)
+    monkeypatch.setattr(transfer, "edits_from", lambda path: None)
+    monkeypatch.setattr(transfer, "transfer_all", fails)
+    result, _ = run("--also", "other.gguf", "other-out.gguf", "--report", "folder")
+    assert isinstance(result.exception, RosiEdgeError)
+    assert "verdict   hardened" in result.output
+    assert (Path("folder") / "report.json").is_file()
 
 
 def test_the_recorded_command_holds_no_password(

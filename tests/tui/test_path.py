@@ -304,7 +304,7 @@ def test_another_point_is_baked_again(play: Play, library: FakeLibrary) -> None:
         await driver.idle()
         assert driver.wizard.done == {Step.MODEL, Step.CHECKUP, Step.CALIBRATE, Step.STRENGTH}
         assert driver.wizard.report is None
-        command = driver.wizard.choices.commands(None, written=False, by_hand=driver.wizard.by_hand)[0]
+        command = driver.wizard.choices.commands(None, written=None, by_hand=driver.wizard.by_hand)[0]
         assert "--layer 14" in command
         assert "--alpha 0.4" in command
 
@@ -617,6 +617,64 @@ def test_replacing_a_file_is_asked(play: Play, library: FakeLibrary) -> None:
 
     play(script)
     assert OUTPUT.read_bytes() == b"GGUF"
+
+
+def test_a_model_in_parts(play: Play, library: FakeLibrary) -> None:
+    """What would be replaced are the parts; the first is what commands are about."""
+    library.parts = 2
+    first, second = (OUTPUT.with_stem(f"{OUTPUT.stem}-0000{n}-of-00002") for n in (1, 2))
+    second.write_bytes(b"older")
+
+    async def script(driver: Driver) -> None:
+        await driver.to(Step.BAKE)
+        await driver.press("enter")
+        await driver.until(lambda: driver.shows("Replace the file?", "is there already"))
+        assert driver.shows(second.name)
+        assert "bake" not in library.steps
+        await driver.press("enter")
+        await driver.at(Step.REPORT)
+        assert driver.wizard.written == first.absolute() or driver.wizard.written == first
+        (report,) = driver.wizard.query(ReportPane)
+        assert driver.wizard.report is not None
+        again, verify, evaluate = report._commands(driver.wizard.report)
+        assert f"-o {OUTPUT} " in again
+        assert first.name in verify and first.name in evaluate
+        await driver.press("enter")
+
+    assert play(script).return_value == str(first.absolute())
+
+
+@pytest.mark.parametrize("kept", ["question", "empty name"])
+def test_a_whole_file_stays_whole_until_it_is_baked_again(
+    play: Play, library: FakeLibrary, kept: str
+) -> None:
+    """Neither a question answered with no nor a place that is refused costs what has been measured."""
+    library.fails["finish"] = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "adapter.gguf")
+
+    async def script(driver: Driver) -> None:
+        await driver.to(Step.BAKE)
+        await driver.press("enter")
+        await driver.until(lambda: driver.wizard.jobs.current is None and driver.shows("adapter.gguf"))
+        field = driver.wizard.screen.query_one("#output", Input)
+        name = field.value
+        if kept == "question":
+            OUTPUT.write_bytes(b"older")
+        else:
+            field.value = ""
+        await driver.press("shift+tab", "enter")
+        if kept == "question":
+            await driver.until(lambda: driver.shows("Replace the file?"))
+            await driver.press("escape")
+            OUTPUT.unlink()
+        else:
+            await driver.until(lambda: driver.shows("Give the new file a name."))
+            field.value = name
+        field.focus()
+        await driver.press("enter")
+        await driver.at(Step.REPORT)
+
+    play(script)
+    assert library.steps.count("bake") == 1
 
 
 def test_help_theme_and_another_model(play: Play) -> None:

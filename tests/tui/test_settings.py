@@ -185,7 +185,7 @@ def test_a_password_is_used_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> No
     choices = Choices("demo", output="out.gguf").set(storage="mysql://me:secret@host/x")
     options = choices.options()
     assert options.conditional.storage == "mysql://me:secret@host/x"
-    shown = "\n".join([options.command, *choices.commands(None, written=True)])
+    shown = "\n".join([options.command, *choices.commands(None, written=Path(choices.output))])
     assert "mysql://me:***@host/x" in shown
     assert "secret" not in shown
 

@@ -100,8 +100,7 @@ class BakePane(StepPane):
             self.check_place()
 
     def press_again(self) -> None:
-        self._whole = None
-        self.check_place()
+        self.check_place(anew=True)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
@@ -111,8 +110,12 @@ class BakePane(StepPane):
     def on_input_changed(self, event: Input.Changed) -> None:
         self.draw()
 
-    def check_place(self) -> None:
-        """Refuse a place that cannot be written before anything long is done; ask before replacing a file."""
+    def check_place(self, *, anew: bool = False) -> None:
+        """Refuse a place that cannot be written before anything long is done; ask before replacing a file.
+
+        Args:
+            anew: bake again, though a file may lie there whole.
+        """
         output, folder = self._output, self.report_folder
         session, library = self.session, self.wizard.library
         if not self.query_one("#output", Input).value.strip():
@@ -120,23 +123,24 @@ class BakePane(StepPane):
             return
 
         def work(activity: Activity) -> list[Path]:
-            place = session.check_target(output)
+            places = session.check_target(output)
             library.check_report_folder(folder)
             adapter = session.options.adapter
+            # Shown as it was typed; the parts of a model have names of their own.
             return [
-                *([output] if place.exists() else []),
+                *(output.with_name(place.name) for place in places if place.exists()),
                 *([adapter] if adapter is not None and adapter.exists() else []),
             ]
 
         def replace_or_not(wanted: bool | None) -> None:
             if wanted:
-                self.bake(output, folder)
+                self.bake(output, folder, anew=anew)
             else:
                 self.query_one("#output").focus()
 
         def then(there: list[Path]) -> None:
             if not there:
-                self.bake(output, folder)
+                self.bake(output, folder, anew=anew)
                 return
             names = " and ".join(str(path) for path in there)
             verb = "is" if len(there) == 1 else "are"
@@ -153,14 +157,14 @@ class BakePane(StepPane):
 
         self.start("Checking the place", work, then)
 
-    def bake(self, output: Path, folder: Path) -> None:
-        """Bake, unless that has been done already, measure, and finish."""
+    def bake(self, output: Path, folder: Path, *, anew: bool) -> None:
+        """Bake, unless that has been done already and is not asked for ``anew``, measure, and finish."""
         if self.refused():
             return
         wizard, session = self.wizard, self.session
         wizard.undo_from(Step.BAKE)
         self._folder = folder
-        if goes_on := self._whole == output:
+        if goes_on := self._whole == output and not anew:
             # Stopped while the file was measured: what has been rounded is whole.
             self.problem.clear()
         else:

@@ -131,7 +131,7 @@ class ReportPane(StepPane):
 
         rows = []
         if report.output is not None:
-            rows.append(("new file", self.wizard.choices.output))
+            rows.append(("new file", str(self.wizard.written)))
             rows.append(("", f"{megabytes(report.output.size)}, sha256 {report.output.sha256}"))
         else:
             rows.append(("new file", "not kept"))
@@ -165,7 +165,7 @@ class ReportPane(StepPane):
     def _commands(self, report: HardeningReport) -> list[str]:
         return self.wizard.choices.commands(
             self.wizard.report_folder,
-            written=report.output is not None,
+            written=self.wizard.written,
             by_hand=self.wizard.by_hand,
             force=report.output is not None and report.verdict.status != "hardened",
         )

@@ -5,6 +5,7 @@ Functions that take bounds may change what they are given; ``copied`` is for wha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -34,6 +35,7 @@ class Bound:
         uses: how often it holds each thing that is not known yet.
         total: how many such things it holds in any one case; less than the sum where only one of several is
             chosen.
+        largest: of a list, the largest number in it.
     """
 
     size: float = 1.0
@@ -41,6 +43,7 @@ class Bound:
     is_number: bool = False
     uses: dict[str, float] = field(default_factory=dict)
     total: float = 0.0
+    largest: float = 0.0
 
     @classmethod
     def text(cls, size: float) -> Bound:
@@ -56,14 +59,15 @@ class Bound:
 
 
 def copied(value: Bound) -> Bound:
-    return Bound(value.size, value.count, value.is_number, dict(value.uses), value.total)
+    return Bound(value.size, value.count, value.is_number, dict(value.uses), value.total, value.largest)
 
 
 def as_text(value: Bound) -> Bound:
     """The same as a text."""
     if value.is_number:
-        value.size, value.is_number = min(value.size, _DIGITS), False
-    value.count = value.size
+        # A number beyond all bounds has as many digits.
+        value.size, value.is_number = min(value.size, _DIGITS) if value.size < ENDLESS else ENDLESS, False
+    value.count, value.largest = value.size, 0.0
     return value
 
 
@@ -83,7 +87,7 @@ def most(one: Bound, other: Bound) -> Bound:
     one.is_number = one.is_number and other.is_number
     for key, often in other.uses.items():
         one.uses[key] = max(one.uses.get(key, 0.0), often)
-    one.total = max(one.total, other.total)
+    one.total, one.largest = max(one.total, other.total), max(one.largest, other.largest)
     return one
 
 
@@ -95,7 +99,7 @@ def plus(one: Bound, other: Bound) -> Bound:
     one.is_number = one.is_number or other.is_number
     for key, often in other.uses.items():
         one.uses[key] = min(one.uses.get(key, 0.0) + often, ENDLESS)
-    one.total = min(one.total + other.total, ENDLESS)
+    one.total, one.largest = min(one.total + other.total, ENDLESS), max(one.largest, other.largest)
     return one
 
 
@@ -117,7 +121,9 @@ def either(values: list[Bound]) -> Bound:
 
 def listed(values: list[Bound]) -> Bound:
     """A list of these."""
+    largest = max((_reach(value) for value in values if value.is_number or value.largest), default=0.0)
     result = sum_of(values)
+    result.largest = largest
     result.size += len(values)
     result.count = float(len(values))
     return result
@@ -129,13 +135,13 @@ def product(one: Bound, other: Bound) -> Bound:
     Raises:
         TooInvolvedError: too many unknown things would be multiplied with each other.
     """
-    size = min(one.size * other.size, ENDLESS)
+    size = min(_reach(one) * _reach(other), ENDLESS)
     count = min(times_over(one) * times_over(other), ENDLESS)
     if len(one.uses) * len(other.uses) > _MOST_PRODUCTS:
         raise TooInvolvedError
-    uses = {_amount_of(key): often * other.size for key, often in one.uses.items()}
+    uses = {_amount_of(key): often * _reach(other) for key, often in one.uses.items()}
     for key, often in other.uses.items():
-        uses[_amount_of(key)] = uses.get(_amount_of(key), 0.0) + often * one.size
+        uses[_amount_of(key)] = uses.get(_amount_of(key), 0.0) + often * _reach(one)
     for mine, often in one.uses.items():
         for theirs, again in other.uses.items():
             both = _TIMES.join(sorted((_amount_of(mine), _amount_of(theirs))))
@@ -144,6 +150,24 @@ def product(one: Bound, other: Bound) -> Bound:
             uses[both] = uses.get(both, 0.0) + 2 * often * again
     uses = {key: min(often, ENDLESS) for key, often in uses.items() if often}
     return Bound(size, count, one.is_number and other.is_number, uses, min(sum(uses.values()), ENDLESS))
+
+
+def power(base: Bound, exponent: Bound) -> Bound:
+    """One number to the power of another.
+
+    Raises:
+        TooInvolvedError: as of ``product``.
+    """
+    if base.uses or exponent.uses:
+        # Enough to see that it is multiplied with itself.
+        return product(product(copied(base), base), exponent)
+    digits = amount(exponent) * math.log10(max(amount(base), 2.0))
+    return Bound.number(10.0**digits if digits < math.log10(ENDLESS) else ENDLESS)
+
+
+def _reach(value: Bound) -> float:
+    """Its size, or that of the largest number in it, where one of its items may be meant."""
+    return max(value.size, value.largest)
 
 
 def _amount_of(key: str) -> str:
@@ -156,8 +180,8 @@ def names_in(key: str) -> list[str]:
 
 
 def amount(value: Bound) -> float:
-    """Of a number; what is none counts as one."""
-    return value.size if value.is_number else 1.0
+    """Of a number, or of the largest one in a list; what holds none counts as one."""
+    return value.size if value.is_number else max(1.0, value.largest)
 
 
 def times_over(value: Bound) -> float:

@@ -26,6 +26,7 @@ from rosi_edge.policy.template_growth.bound import (
     most,
     names_in,
     plus,
+    power,
     product,
     repeated,
     sum_of,
@@ -52,6 +53,7 @@ MOST_ROUNDS = 2_000_000
 _MOST_STEPS = 3_000_000
 """A real template takes a few thousand."""
 _ONCE = 1.001
+_TOO_INVOLVED = "its texts are put together in too involved a way to be followed"
 _CALLER = "caller()"
 
 Bounds = dict[int, Bound]
@@ -78,9 +80,12 @@ def growth_problems(tree: nodes.Template) -> list[tuple[int, str]]:
     try:
         growth.look()
     except TooInvolvedError:
-        growth.say(tree, "its texts are put together in too involved a way to be followed")
+        growth.say(tree, _TOO_INVOLVED)
     except RecursionError:
         growth.say(tree, "it is nested too deep to be read")
+    except Exception:
+        # A fault of the estimate must not be a way past it: whatever it trips over is not called safe.
+        growth.say(tree, _TOO_INVOLVED)
     return growth.found
 
 
@@ -179,7 +184,7 @@ class _Growth:
 
     def _filled(self, value: Bound, find: Callable[[str], Bound]) -> Bound:
         """What was not known in a macro or loop, by what is known where that is used."""
-        result, largest = Bound(value.size, value.count, value.is_number), 0.0
+        result, largest = Bound(value.size, value.count, value.is_number, largest=value.largest), 0.0
         for key, often in value.uses.items():
             known = find(key) if key[0] != AMOUNT else self._multiplied(key, find)
             self._step(1 + len(known.uses))
@@ -264,7 +269,9 @@ class _Growth:
 
     def _judged(self, node: nodes.Node, scope: Scope) -> Bound:
         value = self._value(node, scope)
-        if not value.is_number and value.size > LARGEST_TEXT:
+        if value.is_number and value.size >= ENDLESS:
+            self.say(node, "it makes an enormous number")
+        elif not value.is_number and value.size > LARGEST_TEXT:
             self.say(node, "it makes an enormous text")
         return value
 
@@ -385,6 +392,10 @@ class _Growth:
             return sum_of(escaped(each, part) for each, part in zip(node.nodes, parts, strict=True))
         if isinstance(node, nodes.Mul):
             return product(*parts)
+        if isinstance(node, nodes.Pow):
+            return power(*parts)
+        if isinstance(node, nodes.Pair):
+            return listed(parts)
         if isinstance(node, nodes.Mod):
             return formatted(node.left, *parts)
         if isinstance(node, (nodes.And, nodes.Or, nodes.CondExpr)):
@@ -421,7 +432,8 @@ class _Growth:
             if name in self._names.macros:
                 return self._call_of_macro(name, node, values, scope)
             if name == "range":
-                return Bound(1.0, max((amount(values[id(each)]) for each in node.args), default=1.0))
+                last = max((amount(values[id(each)]) for each in node.args), default=1.0)
+                return Bound(1.0, last, largest=last)
             if name == "caller":
                 return scope.find(_CALLER)
             if name in ("namespace", "dict"):

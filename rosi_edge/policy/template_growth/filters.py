@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -26,6 +27,8 @@ _PADS = frozenset({"center", "ljust", "rjust", "zfill", "slice", "batch"})
 _INDENTS = frozenset({"indent", "tojson", "expandtabs"})
 _ESCAPES = frozenset({"tojson", "pprint", "urlize"})
 """Applied again and again, these double: an escaped quote is escaped anew with its backslash."""
+_LONGEST_NUMBER = 18
+"""Digits that are read of a number in a text; more make no difference."""
 _NARROW = 16
 """An indent of fewer characters a line is that of real templates, and not counted."""
 
@@ -67,7 +70,7 @@ def formatted(pattern: nodes.Node, value: Bound, given: Bound) -> Bound:
     text = constant_text(pattern)
     if text is None:
         return value if value.is_number else plus(value, given)
-    widths = sum(float(width[:18]) for width in re.findall(r"\d{3,}", text))
+    widths = sum(float(width[:_LONGEST_NUMBER]) for width in re.findall(r"\d{3,}", text))
     if "*" in text:
         widths += given.size
     return plus(plus(value, Bound.text(widths)), repeated(as_text(given), 2.0 if "%r" in text else 1.0))
@@ -93,6 +96,10 @@ def _measure(name: str, value: Bound, node: nodes.Filter | nodes.Call) -> float:
         return value.count
     if name == "int" and isinstance(node, nodes.Filter) and node.node is not None:
         digits = (constant_text(node.node) or "").strip()
-        if digits.isdigit():
-            return float(digits[:18])
+        if digits.isdecimal():
+            return float(digits[:_LONGEST_NUMBER])
+    if name in ("int", "float") and not value.is_number and not value.uses and value.size > 1:
+        return math.pow(10, min(value.size, _LONGEST_NUMBER))
+    if name == "sum":
+        return amount(value) * value.count
     return amount(value)

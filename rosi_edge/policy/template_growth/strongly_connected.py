@@ -6,8 +6,12 @@ from collections.abc import Iterable, Mapping
 
 
 def strongly_connected(graph: Mapping[str, Iterable[str]]) -> tuple[dict[str, int], list[str]]:
-    """Which ones can reach each other (a number for each group), and an order in which what is reached comes
-    first; Kosaraju's method, without recursion."""
+    """Kosaraju's method, without recursion.
+
+    Returns:
+        a number for each group whose members can reach each other, and an order in which a group comes after
+        all others that any of its members reaches.
+    """
     order: list[str] = []
     seen: set[str] = set()
     for start in graph:
@@ -37,4 +41,4 @@ def strongly_connected(graph: Mapping[str, Iterable[str]]) -> tuple[dict[str, in
             if name not in group:
                 group[name] = number
                 waiting += backwards[name]
-    return group, order
+    return group, sorted(order, key=lambda name: -group[name])
