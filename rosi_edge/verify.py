@@ -249,7 +249,12 @@ class _Verifier(Findings):
             self.fail("edit", error.message)
             return None
         if declared is None and self._given is None:
-            self.fail("edit", f"{file.path.name} does not declare what was done to it; add its --adapter")
+            remedy = (
+                "but its base does: name the hardened file first and the original as --base"
+                if any(_own(key) for key in self._base.fields)
+                else "add its --adapter"
+            )
+            self.fail("edit", f"{file.path.name} does not declare what was done to it; {remedy}")
             return None
         if self._given is None:
             return declared

@@ -138,6 +138,14 @@ def test_a_requantized_file_with_rows_of_next_to_nothing(tmp_path: Path) -> None
     assert f"{name} has finer scales, or other minima, than the declared edit needs" in found.problems
 
 
+def test_the_hardened_file_and_its_base_swapped(tmp_path: Path) -> None:
+    source, target, _ = baked(tmp_path)
+    (problem,) = check(target, source).problems
+    assert "name the hardened file first" in problem
+    (problem,) = check(source, source).problems
+    assert "--adapter" in problem
+
+
 def test_the_declared_edit_is_the_edit(tmp_path: Path) -> None:
     source, target, edits = baked(tmp_path)
     with GgufFile.open(target) as file:

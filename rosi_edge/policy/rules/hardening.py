@@ -47,8 +47,8 @@ class HardeningTrue:
             if subject.policy.hardening.proven:
                 return could_not_run("what it declares can only be proven against the base", "Add --base")
             return passed(
-                f"declares an edit of {len(declaration.tensors)} tensors, and its own hashes fit; "
-                "not compared, as no base was given",
+                f"declares an edit of {len(declaration.tensors)} tensors; their hashes and the header's "
+                "fit; the rest was not compared, as no base was given",
                 tensors=len(declaration.tensors),
             )
         found = verify(subject.file.path, subject.base, progress=subject.progress)
