@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,8 +34,9 @@ from rosi_edge.declaration import DeclaredTensor
 from rosi_edge.errors import ModelFileError, OutputError
 from rosi_edge.injection.adapter import write_adapter
 from rosi_edge.injection.edits import RankOneEdit, by_matrix
-from rosi_edge.models.atomic import require_space
-from rosi_edge.models.checkpoint import OWN_FACTS, Checkpoint, other_files
+from rosi_edge.models.atomic import flush_folder, require_space
+from rosi_edge.models.checkpoint import OWN_FACTS, Checkpoint, left_out, other_files
+from rosi_edge.models.gguf_file import printable
 from rosi_edge.progress import SILENT, Advance, Progress
 from rosi_edge.quantization.rounding import Rounding
 
@@ -42,6 +44,7 @@ Float32 = npt.NDArray[np.float32]
 
 EDITS = "rosi-edge-edits.gguf"
 _NO_SEAL = "0" * 64
+_SEAL = re.compile("[0-9a-f]{64}")
 _COPIED_AT_A_TIME = 1 << 22
 
 
@@ -84,7 +87,7 @@ def bake_checkpoint(
     ):
         waiting = list(by_tensor)
         for number, file in enumerate(source.files):
-            with (source.path / file).open("rb") as old, (draft / file).open("xb") as new:
+            with _open_source(source.path / file) as old, _new_file(draft / file) as new:
                 position = 0
                 while waiting and source.tensors[waiting[0]].part == number:
                     tensor = source.tensors[waiting.pop(0)]
@@ -96,11 +99,11 @@ def bake_checkpoint(
                     advance(len(work.data))
                     done[tensor.name] = _without_bytes(work)
                     position = tensor.end
-                _copy(old, new, position, (source.path / file).stat().st_size, advance)
-                new.flush()
-                os.fsync(new.fileno())
+                _copy(old, new, position, os.fstat(old.fileno()).st_size, advance)
         for extra in other_files(source.path):
-            shutil.copyfile(source.path / extra, draft / extra)
+            (draft / extra).parent.mkdir(parents=True, exist_ok=True)
+            with _open_source(source.path / extra) as old, _new_file(draft / extra) as new:
+                _copy(old, new, 0, os.fstat(old.fileno()).st_size, lambda _: None)
         write_adapter(draft / EDITS, edits, architecture=source.architecture)
         baked = {result.name: result for work in done.values() for result in work.baked}
         facts = {
@@ -114,7 +117,11 @@ def bake_checkpoint(
             "aims": {name: result.aim for name, result in baked.items()},
             "edits_sha256": hashlib.sha256((draft / EDITS).read_bytes()).hexdigest(),
         }
-        (draft / OWN_FACTS).write_bytes(sealed(facts))
+        with _new_file(draft / OWN_FACTS) as new:
+            new.write(sealed(facts))
+    if unused := left_out(source.path):
+        some = ", ".join(map(printable, unused[:3])) + (" and others" if len(unused) > 3 else "")
+        progress.note(f"Left out, being no part of what was hardened: {some}")
     return [baked[name] for name in by_matrix(edits)]
 
 
@@ -150,7 +157,9 @@ def read_facts(folder: Path) -> CheckpointFacts:
     try:
         content = place.read_bytes()
         facts = json.loads(content)
-        seal = str(facts["seal"])
+        seal = facts["seal"]
+        if not isinstance(seal, str) or _SEAL.fullmatch(seal) is None:
+            raise ValueError
         if hashlib.sha256(content.replace(seal.encode(), _NO_SEAL.encode())).hexdigest() != seal:
             raise ModelFileError(f"{place} was changed after it was written", "Harden the original again")
         tensors = tuple(
@@ -166,7 +175,7 @@ def read_facts(folder: Path) -> CheckpointFacts:
             f"{folder} does not say what was done to it: {OWN_FACTS} cannot be read",
             "Give a folder that `rosi-edge harden` wrote",
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ModelFileError(f"{place} is damaged", "Harden the original again") from error
 
 
@@ -174,15 +183,38 @@ def _without_bytes(work: RoundedTensor) -> RoundedTensor:
     return RoundedTensor(np.empty(0, dtype=np.uint8), work.type, work.baked, work.base_sha256, work.sha256)
 
 
+def _open_source(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise _unreadable(path.name, error) from error
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that is on the disk when the block has ended."""
+    with path.open("xb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
 def _copy(old: BinaryIO, new: BinaryIO, start: int, end: int, advance: Advance) -> None:
-    old.seek(start)
     while start < end:
-        piece = old.read(min(_COPIED_AT_A_TIME, end - start))
+        try:
+            old.seek(start)
+            piece = old.read(min(_COPIED_AT_A_TIME, end - start))
+        except OSError as error:
+            raise _unreadable(old.name, error) from error
         if not piece:
             raise ModelFileError(f"{old.name} became shorter while it was being read")
         new.write(piece)
         start += len(piece)
         advance(len(piece))
+
+
+def _unreadable(name: str, error: OSError) -> ModelFileError:
+    return ModelFileError(f"{name} cannot be read ({error.strerror or error})", "Check the input's files")
 
 
 @contextmanager
@@ -194,7 +226,9 @@ def _new_folder(folder: Path, *, size: int) -> Iterator[Path]:
     try:
         draft.mkdir()
         yield draft
+        flush_folder(draft)
         draft.rename(place)
+        flush_folder(place.parent)
     except OSError as error:
         raise OutputError(
             f"{folder} cannot be written ({error.strerror or error})", "Check the place and the space on it"

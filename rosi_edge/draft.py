@@ -5,8 +5,12 @@ GGUF files and checkpoint folders are treated alike from here on.
 
 from __future__ import annotations
 
+import os
+import re
+import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +19,9 @@ import numpy.typing as npt
 
 from rosi_edge.bake import BakedTensor, bake, ignore_rounded
 from rosi_edge.bake_checkpoint import bake_checkpoint, checked_folder
+from rosi_edge.errors import OutputError
 from rosi_edge.injection.edits import RankOneEdit
-from rosi_edge.models.atomic import checked_target, put_in_place
+from rosi_edge.models.atomic import checked_target, process_lives, put_in_place
 from rosi_edge.models.checkpoint import Checkpoint
 from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile
@@ -29,12 +34,16 @@ from rosi_edge.report.facts import OutputFile
 
 Float32 = npt.NDArray[np.float32]
 
+_SUFFIX = ".draft"
+_LONGEST_NAME_BYTES = 120
+
 
 @dataclass(frozen=True)
 class Draft:
     """Files, or a folder, beside the places they are meant for.
 
-    It is named before it is written, so that whoever ends the writing can drop what there is of it.
+    It is named before it is written, so that whoever ends the writing can drop what there is of it. The name
+    holds the number of this process and something random: it is no other run's, and no input's.
 
     Attributes:
         moves: (draft, place) of each; the first is the one that a model is opened by.
@@ -44,10 +53,12 @@ class Draft:
 
     @classmethod
     def beside(cls, weights: GgufFile | Checkpoint, place: Path) -> Draft:
-        """Names beside ``place``, of the same files every time; nothing is written yet."""
+        """New names beside ``place``; nothing is written yet, but what killed runs left there is removed."""
+        _remove_stale_drafts(weights, place)
+        name = f"{_prefix(place)}{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
         if isinstance(weights, Checkpoint):
-            return cls(((place.with_name(f".{place.name}.draft"), place),))
-        drafts = output_places(weights, place.with_name(f".{place.name}.draft.gguf"))
+            return cls(((place.with_name(name), place),))
+        drafts = output_places(weights, place.with_name(f"{name}.gguf"))
         return cls(tuple(zip(drafts, output_places(weights, place), strict=True)))
 
     @property
@@ -62,16 +73,51 @@ class Draft:
         return OutputFile(file_name=self.moves[0][1].name, sha256=sha256, size=size)
 
     def keep(self) -> None:
-        """Give it its name."""
-        put_in_place(list(self.moves))
+        """Give it its name.
+
+        Raises:
+            OutputError: its place was taken in the meantime, or cannot be written any more.
+        """
+        try:
+            put_in_place(list(self.moves))
+        except OSError as error:
+            place = self.moves[0][1]
+            raise OutputError(
+                f"{place} cannot be written ({error.strerror or error})",
+                "Was something put there while this ran? Choose another output path",
+            ) from error
 
     def drop(self) -> None:
         """Take it away; what has been kept stays."""
         for draft, _ in self.moves:
-            if draft.is_dir():
-                shutil.rmtree(draft, ignore_errors=True)
-            else:
-                draft.unlink(missing_ok=True)
+            _remove(draft)
+
+
+def _remove_stale_drafts(weights: GgufFile | Checkpoint, place: Path) -> None:
+    # With a second dot: files and folders that were on their way to being such a draft.
+    pattern = re.compile(rf"\.?{re.escape(_prefix(place))}(\d+)-[0-9a-f]{{8}}{re.escape(_SUFFIX)}\b.*")
+    with suppress(OSError):
+        for leftover in place.parent.iterdir():
+            found = pattern.fullmatch(leftover.name)
+            if found is None or (int(found[1]) != os.getpid() and process_lives(int(found[1]))):
+                # A process has one draft of a place at most: one of this process's number is from an earlier
+                # process of that number, as in containers.
+                continue
+            with suppress(OutputError):  # Somebody has found it, and wants to harden that.
+                refuse_to_touch(weights, leftover)
+                _remove(leftover)
+
+
+def _prefix(place: Path) -> str:
+    # Names may have 255 bytes; numbers, suffixes and those of parts come on top.
+    return f".{os.fsdecode(os.fsencode(place.name)[:_LONGEST_NAME_BYTES])}."
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def checked_place(weights: GgufFile | Checkpoint, output: Path) -> Path:

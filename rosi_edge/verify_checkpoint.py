@@ -18,8 +18,8 @@ from rosi_edge.declaration import sha256_of_bytes
 from rosi_edge.errors import RosiEdgeError
 from rosi_edge.injection.adapter import read_adapter
 from rosi_edge.injection.edits import RankOneEdit, by_matrix
-from rosi_edge.models.checkpoint import OWN_FACTS, Checkpoint, other_files
-from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.checkpoint import OWN_FACTS, Checkpoint, left_out, other_files
+from rosi_edge.models.gguf_file import GgufFile, printable
 from rosi_edge.progress import SILENT, Progress
 from rosi_edge.verify import EditedMatrix, Findings, Verification
 
@@ -77,7 +77,8 @@ class _Verifier(Findings):
             self._compare_with_adapter([edit for its in edits.values() for edit in its], given)
         self._check_other_files()
         edited = {tensor.name for tensor in facts.tensors}
-        if edited != {its[0].tensor for its in edits.values()} or set(facts.aims) != set(edits):
+        # No tensor of a checkpoint is a stack of experts: a matrix has its tensor's name.
+        if edited != set(edits) or edited != set(facts.aims):
             self.fail("edit", f"{OWN_FACTS} and {EDITS} name different tensors")
             return
         if not self._check_headers(model, edited):
@@ -90,15 +91,14 @@ class _Verifier(Findings):
         mine, theirs = other_files(self._folder), other_files(self._base.path)
         for name in sorted(set(mine) ^ set(theirs)):
             problem = "is missing" if name in theirs else "was added"
-            self.fail("metadata", f"{name} {problem}")
+            self.fail("metadata", f"{printable(name)} {problem}")
         for name in sorted(set(mine) & set(theirs)):
             if (self._folder / name).read_bytes() != (self._base.path / name).read_bytes():
-                self.fail("metadata", f"{name} is not the base's")
+                self.fail("metadata", f"{printable(name)} is not the base's")
         # Weights in another form than safetensors, or files that the index does not name.
-        known = {*self._base.files, *mine, EDITS, OWN_FACTS}
-        for path in sorted(self._folder.iterdir()):
-            if path.name not in known:
-                self.fail("metadata", f"{path.name} was added")
+        for name in left_out(self._folder):
+            if name != EDITS:
+                self.fail("metadata", f"{printable(name)} was added")
         self._passed("metadata")
 
     def _check_headers(self, model: Checkpoint, edited: set[str]) -> bool:

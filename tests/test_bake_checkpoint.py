@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import baking
@@ -21,11 +22,25 @@ from rosi_edge.injection.adapter import read_adapter
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.models.checkpoint import INDEX, OWN_FACTS, SINGLE, Checkpoint, to_float32
 from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.progress import SILENT, Advance
 from rosi_edge.quantization.codec import dequantize
 from rosi_edge.quantization.grid_rounding import GridRounding, input_factor
 from rosi_edge.quantization.rounding import Requantize, Rounding
 
 DOWN = "blk.0.ffn_down.weight"
+
+
+class Notes:
+    """A listener that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def stage(self, description: str, total: int | None = None) -> AbstractContextManager[Advance]:
+        return SILENT.stage(description, total)
+
+    def note(self, line: str) -> None:
+        self.lines.append(line)
 
 
 def edit(tensor: str = DOWN, columns: int = 6, size: float = 1.0) -> RankOneEdit:
@@ -131,6 +146,52 @@ def test_several_files_keep_their_tensors(tmp_path: Path) -> None:
     }
 
 
+def test_files_in_folders_come_along_and_other_weights_do_not(tmp_path: Path) -> None:
+    path = folder(tmp_path / "old")
+    for name in (
+        "additional_chat_templates/tool.jinja",
+        "onnx/model.onnx",
+        ".git/HEAD",
+        "flax_model.msgpack",
+    ):
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_text(name, "utf-8")
+    notes = Notes()
+    with Checkpoint.open(path) as source:
+        wanted = edit()
+        bake_checkpoint(
+            source,
+            tmp_path / "new",
+            [wanted],
+            rounding=Requantize(),
+            probes={DOWN: probe(6)},
+            metadata={},
+            progress=notes,
+        )
+    new = tmp_path / "new"
+    found = {file.relative_to(new).as_posix() for file in new.rglob("*") if file.is_file()}
+    assert found == {"additional_chat_templates/tool.jinja", "config.json", SINGLE, EDITS, OWN_FACTS}
+    assert (new / "additional_chat_templates/tool.jinja").read_text("utf-8").endswith("tool.jinja")
+    (note,) = notes.lines
+    assert note.endswith(": .git/HEAD, flax_model.msgpack, onnx/model.onnx")
+
+
+def test_an_input_that_cannot_be_read_is_no_problem_of_the_output(tmp_path: Path) -> None:
+    path = folder(tmp_path / "old")
+    (path / SINGLE).unlink()
+    table = {}
+    for number, (name, shape) in enumerate(NAMES.items()):
+        (path / f"part-{number}.safetensors").write_bytes(shard({name: shape}, "BF16", seed=number))
+        table[name] = f"part-{number}.safetensors"
+    (path / INDEX).write_text(json.dumps({"weight_map": table}), "utf-8")
+    last = path / table["model.layers.0.post_feedforward_layernorm.weight"]
+    with Checkpoint.open(path) as source:
+        last.unlink()
+        with pytest.raises(ModelFileError, match=f"{last.name} cannot be read"):
+            write(source, tmp_path / "new", [edit()])
+    assert [file.name for file in tmp_path.iterdir()] == ["old"]
+
+
 def test_an_edit_too_small_for_bfloat16_is_told(tmp_path: Path) -> None:
     with Checkpoint.open(folder(tmp_path / "old", content=shard(NAMES, "BF16"))) as source:
         (result,) = write(source, tmp_path / "new", [edit(size=1e-6)])
@@ -178,6 +239,8 @@ def test_error_feedback_keeps_an_edit_that_rounding_alone_garbles(tmp_path: Path
         b'{"format": 1, "metadata": {}, "rounding": "grid", "tensors": [], "aims": {}}',
         b'{"format": 1, "metadata": {}, "rounding": "grid", "tensors": [{"name": "a"}], "aims": {}}',
         b'{"format": 1, "metadata": {}, "rounding": "grid", "tensors": [3], "aims": {"a": 1e9}}',
+        b'{"seal": "", "format": 1, "metadata": {}, "rounding": "grid", "tensors": [], "aims": {}}',
+        b'{"seal": {}, "format": 1, "metadata": {}, "rounding": "grid", "tensors": [], "aims": {}}',
     ],
 )
 def test_damaged_facts(content: bytes, tmp_path: Path) -> None:

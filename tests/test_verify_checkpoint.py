@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from models.test_checkpoint import NAMES, folder, shard
 
-from rosi_edge.bake_checkpoint import EDITS, bake_checkpoint
+from rosi_edge.bake_checkpoint import EDITS, bake_checkpoint, sealed
 from rosi_edge.commands.verify import verify as command
 from rosi_edge.errors import RosiEdgeError
 from rosi_edge.injection.adapter import write_adapter
@@ -102,6 +103,43 @@ def test_files_that_come_or_go_fail(tmp_path: Path) -> None:
     (out / OWN_FACTS).unlink()
     assert not check(base, out).passed
     assert not check(base, base).passed
+
+
+def test_files_in_folders_are_compared(tmp_path: Path) -> None:
+    base, out = hardened(tmp_path, "F32")
+    (out / "templates").mkdir()
+    (out / "templates" / "a.jinja").write_text("x", "utf-8")
+    assert "templates/a.jinja was added" in check(base, out).problems
+    (base / "templates").mkdir()
+    (base / "templates" / "a.jinja").write_text("y", "utf-8")
+    assert "templates/a.jinja is not the base's" in check(base, out).problems
+    (base / "templates" / "a.jinja").write_text("x", "utf-8")
+    assert check(base, out).passed
+    (out / ".hidden").mkdir()
+    (out / ".hidden" / "model.safetensors").write_bytes(b"x")
+    assert ".hidden/model.safetensors was added" in check(base, out).problems
+
+
+def _declare(out: Path, **changes: object) -> None:
+    facts = json.loads((out / OWN_FACTS).read_text("utf-8")) | changes
+    del facts["seal"]
+    (out / OWN_FACTS).write_bytes(sealed(facts))
+
+
+def test_declarations_that_make_no_sense(tmp_path: Path) -> None:
+    """Sealed anew, as by somebody who means harm: findings, and no crash."""
+    base, out = hardened(tmp_path, "F32")
+    facts = json.loads((out / OWN_FACTS).read_text("utf-8"))
+    _declare(out, aims=dict.fromkeys(facts["aims"], int("9" * 400)))
+    assert not check(base, out).passed
+    stacked = [replace(edit, expert=0) for edit in edits()]
+    write_adapter(out / EDITS, stacked, architecture="qwen2", experts=dict.fromkeys((DOWN, OUT), 1))
+    _declare(
+        out,
+        aims={f"{name}[0]": aim for name, aim in facts["aims"].items()},
+        edits_sha256=hashlib.sha256((out / EDITS).read_bytes()).hexdigest(),
+    )
+    assert f"{OWN_FACTS} and {EDITS} name different tensors" in check(base, out).problems
 
 
 def test_an_edited_tensor_that_is_gone_is_a_finding(tmp_path: Path) -> None:

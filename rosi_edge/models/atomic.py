@@ -91,7 +91,7 @@ def atomic_writes(
         if isinstance(error, OSError) and (problem := _disk_problem(place, error)):
             raise problem from error
         raise
-    _flush_folder(places[0].parent)
+    flush_folder(places[0].parent)
 
 
 def put_in_place(moves: Sequence[tuple[Path, Path]]) -> None:
@@ -186,10 +186,13 @@ def _in_use(partial: Path, owner: int) -> bool:
     except OSError:
         return True
     # Process numbers are used again, so a living process of that number is no proof.
-    return _alive(owner) and age < _YOUNG
+    return process_lives(owner) and age < _YOUNG
 
 
-def _alive(process: int) -> bool:
+def process_lives(process: int) -> bool:
+    """Whether there is a process of this number, whoever it belongs to; on Windows always True."""
+    if os.name == "nt":
+        return True  # Signal 0 is Ctrl-C there.
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -208,8 +211,9 @@ def _partial_path(place: Path) -> Path:
     return place.with_name(f"{_prefix(place)}{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}")
 
 
-def _flush_folder(folder: Path) -> None:
-    # Makes the new name survive a power cut. Not every system can open a folder.
+def flush_folder(folder: Path) -> None:
+    """Make a new name in a folder survive a power cut."""
+    # Not every system can open a folder.
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -33,13 +33,22 @@ SINGLE = "model.safetensors"
 OWN_FACTS = "rosi-edge.json"
 """What was done to a hardened checkpoint: the ``rosi.*`` metadata of a hardened GGUF file, and hashes."""
 
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".msgpack", ".h5", ".onnx", ".ckpt")
+ADAPTER = "adapter_config.json"
+"""Makes transformers load other weights on top, from wherever it names."""
+
+_WEIGHTS = (
+    ".safetensors", ".bin", ".pt", ".pth", ".gguf", ".msgpack", ".h5", ".onnx", ".onnx_data", ".ckpt",
+    ".tflite", ".npz", ".pkl",
+)  # fmt: skip
 
 MAX_HEADER_BYTES = 100_000_000
 """What the safetensors library allows, too."""
 _MAX_JSON_BYTES = 100_000_000
 _LONGEST_NAME = 200
-"""Characters of a file's name; every file system takes that many."""
+"""Bytes of a file's name; every file system takes that many."""
+_MOST_BLOCKS = 1024
+"""Several times those of the deepest models; gguf-py's name map grows with them."""
+_MOST_DIMENSIONS = 8
 _STEP = 1 << 22
 _DOWNLOAD_AGAIN = "Download it again"
 
@@ -82,6 +91,7 @@ _NORM_PLUS_ONE = frozenset(("gemma", "gemma2", "gemma3", "nemotron"))
 """Their norms multiply by 1 + weight; GGUF files hold the sum."""
 
 _BLOCK = re.compile(r"^(.*\.(\d+))\.")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +114,7 @@ class Checkpoint:
         stored: every tensor by its name in the checkpoint, in file order.
         names: the checkpoint's name of each tensor of ``tensors``.
         files: the safetensors files, in order.
+        total_size: theirs together, in bytes, when they were opened.
     """
 
     path: Path
@@ -111,6 +122,7 @@ class Checkpoint:
     stored: Mapping[str, StoredTensor]
     names: Mapping[str, str]
     files: tuple[str, ...]
+    total_size: int
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, Any]
 
@@ -131,6 +143,7 @@ class Checkpoint:
                 f"{path} is a folder and no checkpoint: it has no {CONFIG}",
                 "Give a GGUF file, or a folder that transformers can load",
             )
+        other_files(path)  # Says at once what cannot be taken over.
         self.config = _json(path / CONFIG)
         self.files = _shards(path)
         stored: dict[str, StoredTensor] = {}
@@ -140,6 +153,7 @@ class Checkpoint:
                     _damaged(path / file, f"it holds {tensor.name!r}, and so does {stored[tensor.name].file}")
                 stored[tensor.name] = tensor
         self.stored = stored
+        self.total_size = sum((path / file).stat().st_size for file in self.files)
         self._maps: dict[str, npt.NDArray[np.uint8]] = {}
         self.architecture = self._architecture()
         self.metadata = self._metadata()
@@ -156,10 +170,6 @@ class Checkpoint:
     def close(self) -> None:
         """Let go of the files; views that are still held stay valid."""
         self._maps.clear()
-
-    @property
-    def total_size(self) -> int:
-        return sum((self.path / file).stat().st_size for file in self.files)
 
     def text(self, key: str) -> str | None:
         value = self.metadata.get(key)
@@ -239,6 +249,11 @@ class Checkpoint:
                 f"{self.path.name} names its weights in {CONFIG}, which is not covered",
                 f"Name the file {SINGLE} and take transformers_weights out of {CONFIG}",
             )
+        if (self.path / ADAPTER).exists():
+            raise UnsupportedModelError(
+                f"{self.path.name} is an adapter, or has one beside its weights: {ADAPTER}",
+                "Merge it into the weights first (merge_and_unload of the package peft)",
+            )
         kind = self.config.get("model_type")
         known = ARCHITECTURES.get(kind) if isinstance(kind, str) else None
         if known is None:
@@ -271,13 +286,16 @@ class Checkpoint:
             own = _json(self.path / OWN_FACTS).get("metadata")
             if not isinstance(own, dict):
                 _damaged(self.path / OWN_FACTS, "it has no metadata")
-            found |= {key: value for key, value in own.items() if key.startswith("rosi.")}
+            found |= {key: value for key, value in own.items() if key.startswith("rosi.") and _plain(value)}
         return found
 
     def _named(self) -> tuple[dict[str, str], dict[str, TensorInfo]]:
         blocks = self.metadata.get(f"{self.architecture}.block_count", 0)
-        if not 1 <= blocks <= len(self.stored):
-            _damaged(self.path / CONFIG, f"it claims {blocks} blocks; there are {len(self.stored)} tensors")
+        most = min(len(self.stored), _MOST_BLOCKS)
+        if not 1 <= blocks <= most:
+            _damaged(
+                self.path / CONFIG, f"it claims {blocks} blocks; the tensors are enough for {most} at most"
+            )
         arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == self.architecture)
         translate = gguf.get_tensor_name_map(arch, blocks)
         names: dict[str, str] = {}
@@ -305,12 +323,47 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def other_files(folder: Path) -> list[str]:
-    """The files of a checkpoint that are neither weights nor this tool's own: settings, tokenizer, texts."""
-    return sorted(
-        path.name
-        for path in folder.iterdir()
-        if path.is_file() and not path.name.endswith(_WEIGHTS) and path.name != OWN_FACTS
+    """The files of a checkpoint that are neither weights nor this tool's own: settings, tokenizer, texts.
+
+    Those in folders of it count, hidden folders do not. A name has slashes, whatever the system's own are.
+
+    Raises:
+        ModelFileError: one is a link that leads out of the folder, to a file that is nobody's to publish.
+    """
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            path = Path(place, name)
+            if name.endswith(_WEIGHTS) or name == OWN_FACTS or not path.is_file():
+                continue
+            if not _belongs_to(path, folder):
+                raise ModelFileError(
+                    f"{path} is a link that leads out of the checkpoint", "Put the file itself in its place"
+                )
+            found.append(path.relative_to(folder).as_posix())
+    return sorted(found)
+
+
+def left_out(folder: Path) -> list[str]:
+    """The files of a checkpoint that are not taken over into a hardened one: the same weights in other forms,
+    and hidden folders."""
+    known = {*_shards(folder), *other_files(folder), OWN_FACTS}
+    names = (
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_symlink() or path.is_file()
     )
+    return sorted(name for name in names if name not in known)
+
+
+def _belongs_to(path: Path, folder: Path) -> bool:
+    """Whether a file lies in a folder, links followed. A folder of the Hugging Face cache,
+    ``snapshots/REVISION``, has its files in ``blobs`` beside ``snapshots``."""
+    place, root = path.resolve(), folder.resolve()
+    if place.is_relative_to(root):
+        return True
+    return root.parent.name == "snapshots" and place.parent == root.parent.parent / "blobs"
 
 
 def to_float32(data: Bytes, dtype: str) -> npt.NDArray[np.float32]:
@@ -359,7 +412,12 @@ def _shards(path: Path) -> tuple[str, ...]:
         )
     for name in names:
         # The index is part of an untrusted model: it must not lead out of the folder.
-        if name != Path(name).name or not name.endswith(".safetensors") or len(name) > _LONGEST_NAME:
+        if (
+            name != Path(name).name
+            or not name.endswith(".safetensors")
+            or "\0" in name
+            or len(os.fsencode(name)) > _LONGEST_NAME
+        ):
             _damaged(path / INDEX, f"it names {name[:_LONGEST_NAME]!r} as a file")
         if not (path / name).is_file():
             raise ModelFileError(f"{path / name} is missing", _DOWNLOAD_AGAIN)
@@ -398,7 +456,7 @@ def _entry(path: Path, name: str, entry: object, base: int) -> StoredTensor:
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if (
         not (isinstance(dtype, str) and dtype in _BITS)
-        or not (isinstance(shape, list) and all(_natural(extent) for extent in shape))
+        or not (isinstance(shape, list) and len(shape) <= _MOST_DIMENSIONS and all(map(_natural, shape)))
         or not (isinstance(offsets, list) and len(offsets) == 2 and all(_natural(at) for at in offsets))
     ):
         _damaged(path, f"the entry of {name!r} cannot be understood")
@@ -422,8 +480,8 @@ def _chat_template(path: Path) -> str | None:
         return None
     template = _json(settings).get("chat_template")
     if isinstance(template, list):
-        named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
-        template = named.get("default")
+        named = [one for one in template if isinstance(one, dict) and one.get("name") == "default"]
+        template = named[-1].get("template") if named else None
     return template if isinstance(template, str) and template.strip() else None
 
 
@@ -439,12 +497,25 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _parse(raw: bytes, path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+        text = raw.decode("utf-8")
+        content = json.loads(text, object_pairs_hook=_unique)
+        if _SURROGATE.search(text):
+            # Half of a pair cannot be written, nor shown, nor be a name on a disk. Pairs are fine.
+            json.dumps(content, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError):
         _damaged(path, "it is not valid JSON")
     if not isinstance(content, dict):
         _damaged(path, "it is not a JSON object")
     return content
+
+
+def _plain(value: object) -> bool:
+    """Whether a value is one that a GGUF file could hold as metadata."""
+    if isinstance(value, list):
+        return all(isinstance(one, str) for one in value)
+    return isinstance(value, str | bool) or (
+        isinstance(value, int | float) and abs(value) < 1 << 63  # No NaN either.
+    )
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

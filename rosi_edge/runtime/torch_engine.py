@@ -6,6 +6,7 @@ Edits are rank-one terms added to a module's output while it runs; the weights s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +48,23 @@ Float32 = npt.NDArray[np.float32]
 _SHORTEST_SHARED_PREFIX = 4  # As in the llama.cpp engine: what is captured must not depend on the engine.
 _SESSION_OPENING = 64
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_NOT_OBEYED = frozenset(
+    (
+        # Code: classes in files of the folder, and kernels that are fetched from wherever they are named.
+        "auto_map",
+        "attn_implementation",
+        "_attn_implementation",
+        "_attn_implementation_internal",
+        "experts_implementation",
+        "_experts_implementation",
+        "_experts_implementation_internal",
+        # Tables of any size, for classifiers.
+        "num_labels",
+        "id2label",
+        "label2id",
+    )
+)
+"""Keys of config.json that no chat model needs."""
 
 
 @dataclass
@@ -89,8 +107,8 @@ class TorchEngine:
         self._matrices = {matrix.name: matrix for matrix in write_matrices(self._checkpoint)}
         self._device = _device(options.gpu_layers)
         torch.set_num_threads(options.threads or usable_cores())
-        self._model = _load(path, self._device)
-        self._tokenizer = _tokenizer(path)
+        self._model = _load(self._checkpoint, self._device)
+        self._tokenizer = _tokenizer(path, self._model.config)
         self._width = options.sequences
         limit = self._checkpoint.integer(f"{self._checkpoint.architecture}.context_length")
         self._cells = options.context_size
@@ -145,7 +163,11 @@ class TorchEngine:
     def close(self) -> None:
         self._remove_edits()
         self._checkpoint.close()
-        self._model = None
+        # Whoever still holds the engine does not hold the weights.
+        self._model = self._tokenizer = self._held = None
+        self._blocks.clear()
+        self._modules.clear()
+        self._edits.clear()
 
     @property
     def alive(self) -> bool:
@@ -553,14 +575,18 @@ def _device(gpu_layers: int) -> Any:
     raise EngineError("torch finds no GPU here", "Leave out -ngl, or install a torch with CUDA")
 
 
-def _load(path: Path, device: Any) -> Any:
+def _load(checkpoint: Checkpoint, device: Any) -> Any:
+    path = checkpoint.path
     # Progress is this tool's to show.
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     dtype: Any = torch.float32 if device.type == "cpu" else "auto"
     try:
+        config = _config(checkpoint)
+        _require_size(checkpoint, config)
         model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
             str(path),
+            config=config,
             dtype=dtype,
             local_files_only=True,
             trust_remote_code=False,
@@ -569,6 +595,8 @@ def _load(path: Path, device: Any) -> Any:
             output_loading_info=True,
         )
         _end_tokens(model, None)
+    except ModelFileError:
+        raise
     except Exception as error:  # each check of a setting raises its own
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelFileError(
@@ -584,7 +612,28 @@ def _load(path: Path, device: Any) -> Any:
     return model.to(device).eval()
 
 
-def _tokenizer(path: Path) -> Any:
+def _config(checkpoint: Checkpoint) -> Any:
+    """The folder's settings, without those that make transformers load anything but this folder's weights."""
+    settings = {key: value for key, value in checkpoint.config.items() if key not in _NOT_OBEYED}
+    return type(transformers.AutoConfig.for_model(settings["model_type"])).from_dict(settings)
+
+
+def _require_size(checkpoint: Checkpoint, config: Any) -> None:
+    """Raise ModelFileError for settings of a much larger model than the files hold: what they lack would be
+    made up, and take memory, before it is missed."""
+    with torch.device("meta"):
+        described = transformers.AutoModelForCausalLM.from_config(config)
+    wanted = sum(parameter.numel() for parameter in described.parameters())
+    held = sum(math.prod(tensor.shape) for tensor in checkpoint.stored.values())
+    if wanted > 2 * held:
+        raise ModelFileError(
+            f"{checkpoint.path} is damaged: its settings are those of a model of {wanted / 1e6:,.1f} million "
+            f"weights, and its files hold {held / 1e6:,.1f}",
+            "Download it again",
+        )
+
+
+def _tokenizer(path: Path, config: Any) -> Any:
     if not any((path / name).is_file() for name in _TOKENIZER_FILES):
         # transformers makes up an empty one.
         raise ModelFileError(
@@ -593,7 +642,7 @@ def _tokenizer(path: Path) -> Any:
         )
     try:
         return transformers.AutoTokenizer.from_pretrained(
-            str(path), local_files_only=True, trust_remote_code=False
+            str(path), config=config, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # each tokenizer class raises its own
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -21,6 +21,7 @@ from rosi_edge.models.checkpoint import (
     Checkpoint,
     from_float32,
     is_checkpoint,
+    other_files,
     to_float32,
 )
 from rosi_edge.quantization.codec import dequantize
@@ -158,6 +159,8 @@ ENTRY = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
         (safetensors({"a": ENTRY | {"dtype": "F33"}}, bytes(16)), "cannot be understood"),
         (safetensors({"a": ENTRY | {"shape": [-2, -2]}}, bytes(16)), "cannot be understood"),
         (safetensors({"a": ENTRY | {"shape": [True, 4]}}, bytes(16)), "cannot be understood"),
+        (safetensors({"a": ENTRY | {"shape": [1] * 20_000 + [4]}}, bytes(16)), "cannot be understood"),
+        (safetensors({"\ud800": ENTRY}, bytes(16)), "not valid JSON"),
         (safetensors({"a": ENTRY | {"data_offsets": [0]}}, bytes(16)), "cannot be understood"),
         (safetensors({"a": ENTRY | {"data_offsets": [0, 1 << 60]}}, bytes(16)), "cannot be understood"),
         (safetensors({"a": ENTRY | {"data_offsets": [16, 0]}}, bytes(16)), "has -16 bytes"),
@@ -190,6 +193,10 @@ def _index(names: object) -> Callable[[Path], None]:
     return change
 
 
+def _settings(content: object) -> Callable[[Path], None]:
+    return lambda path: (path / "tokenizer_config.json").write_text(json.dumps(content), "utf-8") and None
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -201,6 +208,10 @@ def _index(names: object) -> Callable[[Path], None]:
         (_index({"a": "/etc/passwd"}), "names '/etc/passwd' as a file"),
         (_index({"a": "gone.safetensors"}), "gone.safetensors is missing"),
         (_index({"a": 5000 * "a" + ".safetensors"}), "names 'aaaa"),
+        (_index({"a": 100 * "ä" + ".safetensors"}), "names 'ääää"),
+        (_index({"a": "a\0.safetensors"}), "names 'a.x00"),
+        (_index({"a": "\ud800.safetensors"}), "not valid JSON"),
+        (_settings({"chat_template": "\udfff"}), "not valid JSON"),
         (lambda path: (path / INDEX).write_text('{"weight_map": {"a": "a"}}', "utf-8"), "holds two models"),
     ],
 )
@@ -218,7 +229,7 @@ def test_hostile_folders(change: Callable[[Path], object], reason: str, tmp_path
         ({"model_type": ["qwen2"]}, UnsupportedModelError, "are not covered"),
         ({"model_type": "\x1b[2J"}, UnsupportedModelError, "are not covered"),
         ({"quantization_config": {"quant_method": "gptq"}}, UnsupportedModelError, r"quantized \(gptq\)"),
-        ({"num_hidden_layers": 10**9}, ModelFileError, "claims 1000000000 blocks"),
+        ({"num_hidden_layers": 10**9}, ModelFileError, "claims 1000000000 blocks; .* 5 at most"),
         ({"num_hidden_layers": "1"}, ModelFileError, "should be a whole number"),
         ({"max_position_embeddings": -5}, ModelFileError, "should be a whole number above 0"),
         (
@@ -234,6 +245,59 @@ def test_settings_that_are_refused(
     with pytest.raises(kind, match=reason) as caught:
         Checkpoint.open(folder(tmp_path / "m", config=config))
     assert str(caught.value).isprintable()
+
+
+def test_more_blocks_than_any_model_has(tmp_path: Path) -> None:
+    """gguf-py makes a table of names of every block."""
+    names = {f"a{number}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for number in range(5000)}
+    with pytest.raises(ModelFileError, match=r"claims 5000 blocks; .* 1024 at most"):
+        Checkpoint.open(
+            folder(tmp_path / "m", config={"num_hidden_layers": 5000}, content=safetensors(names, b""))
+        )
+
+
+def test_an_adapter_is_no_checkpoint(tmp_path: Path) -> None:
+    """transformers would load whatever weights it names."""
+    path = folder(tmp_path / "m")
+    (path / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/else"}', "utf-8")
+    with pytest.raises(UnsupportedModelError, match="is an adapter, or has one"):
+        Checkpoint.open(path)
+
+
+def test_only_plain_facts_of_a_hardened_folder_are_read(tmp_path: Path) -> None:
+    path = folder(tmp_path / "m")
+    plain = {"rosi.a": "x", "rosi.b": 0.5, "rosi.c": ["y"], "rosi.d": True}
+    odd = {"rosi.e": [[]], "rosi.f": {"a": 1}, "rosi.g": float("nan"), "rosi.h": 1 << 80, "other": 1}
+    (path / "rosi-edge.json").write_text(json.dumps({"metadata": plain | odd}), "utf-8")
+    with Checkpoint.open(path) as model:
+        assert {key: model.metadata[key] for key in model.metadata if key[:5] == "rosi."} == plain
+
+
+def test_links_that_lead_out_of_the_folder(tmp_path: Path) -> None:
+    """What they lead to would be published with the hardened model."""
+    path = folder(tmp_path / "m")
+    (tmp_path / "secret").write_text("key", "utf-8")
+    (path / "LICENSE").write_text("text", "utf-8")
+    (path / "NOTICE").symlink_to("LICENSE")
+    assert other_files(path) == ["LICENSE", "NOTICE", "config.json"]
+    for place in (path / "README.md", path / "templates" / "a.jinja"):
+        place.parent.mkdir(exist_ok=True)
+        place.symlink_to(tmp_path / "secret")
+        with pytest.raises(ModelFileError, match="is a link that leads out of the checkpoint"):
+            Checkpoint.open(path)
+        place.unlink()
+
+
+def test_the_links_of_a_download_cache(tmp_path: Path) -> None:
+    """huggingface_hub keeps files as blobs, and a revision is a folder of links to them."""
+    blobs, path = tmp_path / "blobs", tmp_path / "snapshots" / "0f"
+    path.parent.mkdir()
+    folder(path)
+    blobs.mkdir()
+    (path / "config.json").rename(blobs / "abc")
+    (path / "config.json").symlink_to("../../blobs/abc")
+    with Checkpoint.open(path) as model:
+        assert model.architecture == "qwen2"
 
 
 def test_what_lies_beside_the_weights_has_a_hash(tmp_path: Path) -> None:

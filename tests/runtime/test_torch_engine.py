@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -359,15 +361,61 @@ def test_weights_that_are_missing_or_misshapen_are_not_made_up(tmp_path: Path) -
         {"hidden_act": 3},
         {"rms_norm_eps": "x"},
         {"eos_token_id": "x"},
-        {"id2label": 5},
     ],
 )
 def test_settings_that_transformers_does_not_take(settings: dict[str, object], tmp_path: Path) -> None:
-    path = write_checkpoint(tmp_path / "model", "qwen2")
-    config = json.loads((path / "config.json").read_text("utf-8"))
-    (path / "config.json").write_text(json.dumps(config | settings), "utf-8")
+    path = _changed(write_checkpoint(tmp_path / "model", "qwen2"), settings)
     with pytest.raises(ModelFileError, match="transformers cannot load"):
         TorchEngine(path)
+
+
+def _changed(path: Path, settings: dict[str, object]) -> Path:
+    config = json.loads((path / "config.json").read_text("utf-8"))
+    (path / "config.json").write_text(json.dumps(config | settings), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"attn_implementation": "someone/kernel"},
+        {"_attn_implementation": "someone/kernel"},
+        {"experts_implementation": "someone/kernel"},
+        {"auto_map": {"AutoModelForCausalLM": "modeling.Mine"}},
+        {"id2label": 5},
+    ],
+)
+def test_settings_that_are_not_obeyed(
+    settings: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.integrations import hub_kernels
+
+    asked: list[str] = []
+    monkeypatch.setattr(hub_kernels, "is_kernels_available", lambda *_, **__: True)
+    monkeypatch.setattr(hub_kernels, "get_kernel_hub", lambda name, **_: asked.append(name), raising=False)
+    path = write_checkpoint(tmp_path / "model", "qwen2")
+    with TorchEngine(path) as engine:
+        expected = engine.next_token_logprobs([[1, 2, 3, 4]])
+    with TorchEngine(_changed(path, settings)) as engine:
+        np.testing.assert_array_equal(engine.next_token_logprobs([[1, 2, 3, 4]]), expected)
+    assert not asked
+
+
+@pytest.mark.parametrize("setting", ["vocab_size", "intermediate_size"])
+def test_a_larger_model_than_the_files_hold_is_not_made_up(setting: str, tmp_path: Path) -> None:
+    path = _changed(write_checkpoint(tmp_path / "model", "qwen2"), {setting: 1 << 40})
+    with pytest.raises(ModelFileError, match="its settings are those of a model of"):
+        TorchEngine(path)
+
+
+def test_a_closed_engine_holds_no_weights(folder: Path) -> None:
+    engine = TorchEngine(folder)
+    engine.hold([[1, 2, 3, 4]], tail=2)
+    weight = weakref.ref(next(iter(engine._blocks.values())).mlp.down_proj.weight)
+    assert weight() is not None
+    engine.close()
+    gc.collect()
+    assert weight() is None
 
 
 def test_a_context_that_is_the_model_s_own_is_named(folder: Path) -> None:
