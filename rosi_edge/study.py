@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -10,6 +11,7 @@ import numpy as np
 
 from rosi_edge.calibration import calibrate, candidate_matrices, solve
 from rosi_edge.conditional_search import default_setting, layer_candidates
+from rosi_edge.errors import PromptSetError
 from rosi_edge.evaluation.behaviour import RequestSets, measure_behaviour, refusal_openings
 from rosi_edge.evaluation.statistics import Estimate, mean
 from rosi_edge.evaluation.verdicts import Judge
@@ -19,11 +21,15 @@ from rosi_edge.injection.profile import conditional_edits
 from rosi_edge.models.architectures import WriteMatrix
 from rosi_edge.models.weights import Weights
 from rosi_edge.progress import SILENT, Progress
+from rosi_edge.prompts import PromptSet
 from rosi_edge.runtime.engine import Engine, edits_applied
 
 _KL = 0.05
 """Nats at which the effects of samples are compared: each edit gets the strength that costs about this."""
 _RIDGE = 0.01
+_TRIES = 6
+_LONGEST_STEP = math.log(10)
+_SMALLEST_KL = 1e-6
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,13 @@ def study_calibration(
 ) -> CalibrationStudy:
     """Draw ``samples`` samples of each size from the calibration prompts and compare what they give.
 
-    The effect is that of the setting a search starts from, scored by first answer tokens at equal divergence.
+    Samples of one size share no prompt: what they agree on is not that they are the same. The effect is that
+    of the setting a search starts from, scored by first answer tokens at equal divergence.
+
+    Raises:
+        PromptSetError: there are too few prompts for samples of their own.
     """
+    drawn = {size: disjoint_samples(sets, size, samples, seed) for size in sizes}
     candidates = candidate_matrices(matrices, engine.facts.layers)
     original = measure_behaviour(
         engine, choosing, judge, max_tokens=8, progress=progress, title="Original model"
@@ -88,13 +99,8 @@ def study_calibration(
         vectors = []
         scores = []
         layer = 0
-        for sample in range(samples):
-            drawn = RequestSets(
-                sets.harmful.take(size, seed + 1 + sample),
-                sets.harmless.take(size, seed + 1 + sample),
-                sets.sounds_harmful.take(size, seed + 1 + sample) if sets.sounds_harmful else None,
-            )
-            calibration = calibrate(engine, drawn, candidates, progress=progress)
+        for sample in drawn[size]:
+            calibration = calibrate(engine, sample, candidates, progress=progress)
             directions = layer_candidates(calibration, None)
             with calibration.inputs as inputs:
                 keys = solve(inputs, ridge=_RIDGE, forms=[Form.RIDGE], progress=progress)
@@ -127,17 +133,58 @@ def study_calibration(
     return CalibrationStudy(before.refused[0], before.refused[1], tuple(results))
 
 
+def disjoint_samples(sets: RequestSets, size: int, samples: int, seed: int) -> list[RequestSets]:
+    """So many samples of ``size`` prompts of each set that share no prompt.
+
+    Raises:
+        PromptSetError: there are too few prompts.
+    """
+
+    def drawn(prompts: PromptSet) -> list[PromptSet]:
+        if size * samples > len(prompts):
+            raise PromptSetError(
+                f"{samples} samples of {size} prompts were asked for, and {prompts.name} has {len(prompts)}",
+                f"Ask for sizes of at most {len(prompts) // samples}, or for fewer samples",
+            )
+        # A smaller draw is part of a larger one: what the larger adds is the next sample.
+        nested = [prompts.take(size * number, seed).prompts for number in range(1, samples + 1)]
+        return [
+            PromptSet.of(prompts.name, [one for one in larger if one not in smaller], prompts.source)
+            for smaller, larger in zip([(), *nested], nested, strict=False)
+        ]
+
+    harmful, harmless = drawn(sets.harmful), drawn(sets.harmless)
+    sounding = drawn(sets.sounds_harmful) if sets.sounds_harmful else [None] * samples
+    return [RequestSets(*each) for each in zip(harmful, harmless, sounding, strict=True)]
+
+
 def at_equal_divergence(
     engine: Engine, scorer: FirstTokenScorer, handle: int, strength: float
 ) -> FirstTokenScore:
-    """The score of held edits at the strength that costs about ``_KL``; they stay applied."""
-    score = scorer.original
-    for _ in range(3):
-        engine.apply({handle: strength})
-        score = scorer.score()
-        # The divergence grows about with the square of a small push.
-        ratio = _KL / max(score.kl, 1e-6)
-        if 0.8 < ratio < 1.25:
+    """The score of held edits at the strength that costs about ``_KL``, or as near to it as ``_TRIES`` come;
+    they stay applied.
+
+    Strength and divergence are followed on logarithmic scales (the divergence of a small push grows with its
+    square): between the nearest strengths known on both sides, or by that square.
+    """
+    goal = math.log(_KL)
+    seen: dict[float, FirstTokenScore] = {}
+    place = nearest = math.log(strength)
+    for _ in range(_TRIES):
+        engine.apply({handle: math.exp(place)})
+        seen[place] = scorer.score()
+        found = {at: math.log(max(score.kl, _SMALLEST_KL)) for at, score in seen.items()}
+        nearest = min(found, key=lambda at: abs(found[at] - goal))
+        if abs(found[nearest] - goal) < math.log(1.25):
             break
-        strength *= float(np.clip(np.sqrt(ratio), 0.3, 3.0))
-    return score
+        below = max((at for at in found if found[at] < goal), default=None)
+        above = min((at for at in found if found[at] >= goal), default=None)
+        if below is not None and above is not None and below < above:
+            share = (goal - found[below]) / (found[above] - found[below])
+            # Never too near to an end: a divergence that jumps would be approached for ever.
+            place = below + (above - below) * min(max(share, 0.1), 0.9)
+        else:
+            place = nearest + min(max((goal - found[nearest]) / 2, -_LONGEST_STEP), _LONGEST_STEP)
+    if place != nearest:
+        engine.apply({handle: math.exp(nearest)})
+    return seen[nearest]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -11,12 +14,14 @@ from test_hardening import Changed
 from tiny_gguf import write_tiny_llama
 
 from rosi_edge.cli import application
+from rosi_edge.errors import PromptSetError
 from rosi_edge.evaluation.behaviour import RequestSets
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.inspect import require_hardenable
+from rosi_edge.prompts import Kind, Part, bundled
 from rosi_edge.runtime.engine import EngineOptions
 from rosi_edge.runtime.llama_engine import LlamaEngine
-from rosi_edge.study import study_calibration
+from rosi_edge.study import at_equal_divergence, disjoint_samples, study_calibration
 
 
 def sets(part: str, count: int) -> RequestSets:
@@ -36,7 +41,7 @@ def test_larger_samples_agree_more(tmp_path: Path) -> None:
             engine,
             file,
             require_hardenable(file),
-            sets("calibration", 24),
+            sets("calibration", 48),
             sets("choosing", 6),
             Changed(),
             sizes=(2, 16),
@@ -49,7 +54,67 @@ def test_larger_samples_agree_more(tmp_path: Path) -> None:
     assert small.kl.n == 3
 
 
+def test_samples_share_no_prompt() -> None:
+    whole = RequestSets(*(bundled(kind, Part.CALIBRATION) for kind in Kind))
+    drawn = disjoint_samples(whole, 100, 5, seed=3)
+    for texts in (
+        [sample.harmful.texts for sample in drawn],
+        [sample.harmless.texts for sample in drawn],
+        [sample.sounds_harmful.texts for sample in drawn if sample.sounds_harmful],
+    ):
+        assert [len(each) for each in texts] == [100] * 5
+        assert len({text for each in texts for text in each}) == 500
+    first = Counter(prompt.category for prompt in drawn[0].harmful.prompts)
+    last = Counter(prompt.category for prompt in drawn[-1].harmful.prompts)
+    assert first.keys() == last.keys()
+    assert drawn[0].harmful.texts == disjoint_samples(whole, 100, 2, seed=3)[0].harmful.texts
+    with pytest.raises(PromptSetError, match="5 samples of 105 prompts"):
+        disjoint_samples(whole, 105, 5, seed=3)
+
+
+class Curve:
+    """An engine and a scorer whose divergence is a function of the strength."""
+
+    original = None
+
+    def __init__(self, divergence: Callable[[float], float]) -> None:
+        self._divergence = divergence
+        self.strength = 0.0
+        self.scored = 0
+
+    def apply(self, strengths: Mapping[int, float]) -> None:
+        ((_, self.strength),) = strengths.items()
+
+    def score(self) -> SimpleNamespace:
+        self.scored += 1
+        return SimpleNamespace(kl=self._divergence(self.strength))
+
+
+@pytest.mark.parametrize("factor", [4e-4, 0.02, 1.0, 20.0, 200.0])
+@pytest.mark.parametrize("power", [1.5, 2.0, 3.0])
+def test_strengths_of_equal_divergence_are_found(factor: float, power: float) -> None:
+    curve = Curve(lambda strength: factor * strength**power)
+    score = at_equal_divergence(curve, curve, 1, 0.5)  # type: ignore[arg-type]
+    assert 0.04 <= score.kl <= 0.0625
+    assert curve.scored <= 6
+    assert factor * curve.strength**power == score.kl  # It stays applied.
+
+
+def test_the_nearest_is_taken_where_the_divergence_jumps() -> None:
+    curve = Curve(lambda strength: 0.001 if strength < 0.7 else 0.3)
+    score = at_equal_divergence(curve, curve, 1, 0.5)  # type: ignore[arg-type]
+    assert (score.kl, curve.scored) == (0.3, 6)
+    assert curve.strength >= 0.7
+
+
 @pytest.mark.parametrize("sizes", ["", "5,x", "1,10"])
 def test_sizes_that_are_none(sizes: str) -> None:
     result = CliRunner().invoke(application, ["study", "calibration", "demo", "--sizes", sizes])
     assert result.exit_code == 2
+
+
+def test_more_prompts_than_there_are() -> None:
+    with pytest.raises(PromptSetError, match="3 samples of 500 prompts were asked for"):
+        CliRunner().invoke(
+            application, ["study", "calibration", "demo", "--sizes", "5,500"], catch_exceptions=False
+        )

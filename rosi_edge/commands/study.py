@@ -62,9 +62,10 @@ def calibration(
     from rosi_edge.prompt_plan import plan_prompts
     from rosi_edge.prompts import Kind, Part, bundled
     from rosi_edge.runtime.open_engine import open_engine
-    from rosi_edge.study import study_calibration
+    from rosi_edge.study import disjoint_samples, study_calibration
 
     whole = RequestSets(*(bundled(kind, Part.CALIBRATION) for kind in Kind))
+    disjoint_samples(whole, max(sizes), samples, seed)  # Before a model is fetched.
     choosing = plan_prompts({}, seed=seed).choosing
     options = replace(engine_options(**runtime), held=192)
     with progress_bar() as progress:
@@ -94,7 +95,7 @@ def calibration(
         "harmful: opens with a refusal",
         "harmless: opens with a refusal",
         "KL (nats)",
-        title=f"{samples} samples of each size; 95 % intervals over samples",
+        title=f"{samples} samples of each size, no prompt in two; 95 % intervals over samples",
         caption=f"original: {found.refused:.3f} harmful, {found.benign_refused:.3f} harmless",
     )
     for entry in found.sizes:

@@ -275,6 +275,7 @@ def _that_matter(options: EngineOptions) -> dict[str, Any]:
         "batch_size": options.batch_size,
         "sequences": options.sequences,
         "template": options.template,
+        "rpc": options.rpc,
     }
 
 
