@@ -73,10 +73,11 @@ class Duration(click.ParamType[float]):
                    "only if they pay (conditional).")  # fmt: skip
 @click.option("--alpha", type=Strength(), default="auto", show_default=True, help="Strength.")
 @click.option("--min-compliance", type=click.FloatRange(0, 1), default=None,
-              help="Lowest benign compliance allowed  [default: 1 point under the original's; "
-                   "2 with rosi]")  # fmt: skip
+              help="Lowest benign compliance allowed, on the choosing prompts  [default: 1 point under the "
+                   "original's; 2 with rosi]")  # fmt: skip
 @click.option("--max-kl", type=click.FloatRange(0, min_open=True), default=0.10, show_default=True,
-              help="Highest KL divergence allowed on harmless prompts, nats (conditional).")  # fmt: skip
+              help="Highest KL divergence allowed, nats, on harmless choosing prompts "
+                   "(conditional).")  # fmt: skip
 @click.option("--trials", type=click.IntRange(1), default=10, show_default=True,
               help="Settings tried by the search (conditional).")  # fmt: skip
 @click.option("--time-limit", type=Duration(), default=None, metavar="SECONDS",
@@ -247,10 +248,13 @@ def _show(
     report: HardeningReport, output: Path, report_folder: Path | None, labels: tuple[str, str, str]
 ) -> None:
     from rosi_edge.report.arrival import promotion_words, rounding_words
-    from rosi_edge.report.experiments import halving_words
+    from rosi_edge.report.experiments import attacks_words
     from rosi_edge.report.layers import direction_taken
+    from rosi_edge.report.limits import beyond_limits_words
 
     show_figures(report.before, report.after, report.changes, names=("before", "after"), labels=labels)
+    if beyond := beyond_limits_words(report):
+        click.echo(f"limits    {beyond}")
     for finding in report.findings:
         click.echo(f"finding   {finding}")
     click.echo(f"verdict   {report.verdict.status}: {report.verdict.reason}")
@@ -272,7 +276,7 @@ def _show(
     if report.rounding_check is not None:
         click.echo(f"rounding  {rounding_words(report.rounding_check)}")
     if report.stress is not None:
-        click.echo(f"attacks   {halving_words(report.stress)}")
+        click.echo(f"attacks   {attacks_words(report.stress)}")
     click.echo(f"time      {report.timing.total:.0f} s")
     if report.output is None:
         click.echo(f"file      {not_written(report.changes)}")

@@ -170,11 +170,23 @@ def jailbreak_stress_test(report: HardeningReport) -> str:
         "independently."
     )
     head = ["Attack", "Comes through before", "Comes through after"]
-    return f"{intro}\n\n{table(head, rows)}\n\n{halving_words(stress)}"
+    return f"{intro}\n\n{table(head, rows)}\n\n{attacks_words(stress)}"
 
 
-def halving_words(stress: StressTest) -> str:
-    """Whether the success of attacks was at least halved, from the ratio of the two shares."""
+def attacks_words(stress: StressTest) -> str:
+    """Whether the success of attacks was at least halved, from the ratio of the two shares, and under which
+    of them more come through than before."""
+    worse = [
+        f"{plain(attack.name, 80)} ({numbers.percent(attack.before.value)}, became "
+        f"{numbers.percent(attack.after.value)}, n = {attack.after.n})"
+        for attack in stress.attacks
+        if attack.after is not None and attack.after.value > attack.before.value
+    ]
+    more = f" More come through than before under {', '.join(worse)}." if worse else ""
+    return _halving_words(stress) + more
+
+
+def _halving_words(stress: StressTest) -> str:
     if stress.after is None:
         return "There is no file to put under attack."
     if stress.before.value == 0:

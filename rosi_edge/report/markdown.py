@@ -16,6 +16,7 @@ from rosi_edge.report.experiments import (
     why_this_layer,
 )
 from rosi_edge.report.layers import direction_taken
+from rosi_edge.report.limits import beyond_limits_words
 from rosi_edge.report.schema import HardeningReport, Method, Status
 
 _HEADLINES: dict[Status, str] = {
@@ -211,7 +212,7 @@ def _before_after(report: HardeningReport) -> str:
         "changes Newcombe's interval for pairs; p is the exact McNemar test on the same prompts before and "
         "after. The KL divergence is that from the original, on harmless requests."
     )
-    return f"{table(head, rows)}\n\n{note}"
+    return "\n\n".join(filter(None, [table(head, rows), beyond_limits_words(report), note]))
 
 
 def _making(report: HardeningReport) -> str:

@@ -175,9 +175,33 @@ def test_the_stress_test_says_whether_attacks_were_halved(build: Callable[..., H
     assert "was not halved" in model_card(build(stress=less))
     none = stress().model_copy(update={"before": proportion(0, 8), "after": proportion(0, 8)})
     assert "nothing to halve" in model_card(build(stress=none))
+    assert "More come through" not in card
+    fiction = stress().attacks[0].model_copy(update={"name": "fiction", "after": proportion(7, 8)})
+    more = stress().model_copy(update={"attacks": (fiction, *stress().attacks[1:])})
+    assert "More come through than before under fiction (62.5 %, became 87.5 %, n = 8)." in model_card(
+        build(stress=more)
+    )
     unmade = StressTest.model_validate({**stress().model_dump(), "after": None})
     assert "no file to put under attack" in model_card(build(stress=unmade))
     assert "No attacks were tried." in model_card(build(stress=None))
+
+
+def test_figures_beyond_the_limits_are_named(
+    report: HardeningReport, build: Callable[..., HardeningReport]
+) -> None:
+    assert report.after is not None
+    assert report.after.kl_first_token is not None
+    compliance, kl = report.after.benign_compliance_rate.value, report.after.kl_first_token.value
+
+    def card(floor: float, most: float | None) -> str:
+        limits = {"min_compliance": floor, "max_kl": most}
+        return model_card(build(injection=report.injection.model_copy(update=limits)))
+
+    assert "Limits hold on the prompts" not in card(compliance, kl)
+    assert "Limits hold on the prompts" not in card(compliance, None)
+    assert f"of this report, benign compliance is {compliance:.1%}".replace("%", " %") in card(1.0, kl)
+    assert f"of this report, the KL divergence is {kl:.3f} nats where at most {kl / 2:.3f}" in card(0, kl / 2)
+    assert " and the KL divergence is" in card(1.0, kl / 2)
 
 
 def test_what_rounding_cost(build: Callable[..., HardeningReport]) -> None:
