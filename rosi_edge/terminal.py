@@ -1,4 +1,4 @@
-"""Progress on a terminal: bars and notes on stderr, nothing at all when stderr is no terminal."""
+"""Progress on stderr: bars and notes on a terminal; elsewhere notes, and of long stages a line a minute."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from rich.progress import (
 )
 
 from rosi_edge.progress import Advance
+
+_SECONDS_A_LINE = 60.0
 
 
 class TerminalProgress:
@@ -48,11 +50,28 @@ class TerminalProgress:
 
     @contextmanager
     def stage(self, description: str, total: int | None = None) -> Iterator[Advance]:
+        if not self._console.is_terminal:
+            yield self._told_in_lines(description, total)
+            return
         task = self._bars.add_task(description, total=total)
         try:
             yield lambda units: self._bars.advance(task, units)
         finally:
             self._bars.remove_task(task)
+
+    def _told_in_lines(self, description: str, total: int | None) -> Advance:
+        """For logs, of CI say: twenty silent minutes look like a job that hangs."""
+        done, last = 0, self._console.get_time()
+
+        def advance(units: int) -> None:
+            nonlocal done, last
+            done += units
+            if self._console.get_time() - last >= _SECONDS_A_LINE:
+                last = self._console.get_time()
+                share = f" {done / total:.0%}" if total else ""
+                self.note(f"{description}:{share or f' {done}'}")
+
+        return advance
 
     def note(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)

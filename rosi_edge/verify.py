@@ -231,13 +231,13 @@ class _Verifier(Findings):
         if declaration is None:
             return
         self._rounding = declaration.rounding
+        self._check_source(file)  # First: of another base nothing else is as it should be.
         self._check_seal(file)
         self._check_metadata(file)
         edited = {tensor.name for tensor in declaration.tensors}
         if not self._check_tables(file, edited):
             return
         self._check_other_tensors(file, edited)
-        self._check_source(file)
         self._check_edited(file, declaration)
 
     # --- the declaration -------------------------------------------------------------------------------
@@ -376,7 +376,10 @@ class _Verifier(Findings):
         if not isinstance(expected, str) or not expected:
             return
         if sha256_of_model(self._base, self._progress) != expected:
-            self.fail("source", f"{self._base.path.name} is not the file that was hardened")
+            self.fail(
+                "source",
+                f"{self._base.path.name} is not the file that was hardened: its SHA-256 is another",
+            )
         self._passed("source")
 
     # --- the edited tensors ----------------------------------------------------------------------------

@@ -75,6 +75,7 @@ class _Verifier(Findings):
             self.fail("edit", f"{EDITS} was changed after it was written")
         if given is not None:
             self._compare_with_adapter([edit for its in edits.values() for edit in its], given)
+        self._check_source(model)  # First: of another base nothing else is as it should be.
         self._check_other_files()
         edited = {tensor.name for tensor in facts.tensors}
         # No tensor of a checkpoint is a stack of experts: a matrix has its tensor's name.
@@ -84,7 +85,6 @@ class _Verifier(Findings):
         if not self._check_headers(model, edited):
             return
         self._check_other_tensors(model, edited)
-        self._check_source(model)
         self._check_edited(model, facts, edits)
 
     def _check_other_files(self) -> None:
@@ -141,7 +141,11 @@ class _Verifier(Findings):
         expected = model.metadata.get("rosi.source.sha256")
         if isinstance(expected, str) and expected:
             if self._base.sha256(self._progress) != expected:
-                self.fail("source", f"{self._base.path.name} is not the checkpoint that was hardened")
+                self.fail(
+                    "source",
+                    f"{self._base.path.name} is not the checkpoint that was hardened: the SHA-256 of its "
+                    "weights is another",
+                )
             self._passed("source")
 
     def _check_edited(

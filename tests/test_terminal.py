@@ -22,9 +22,27 @@ def test_the_time_left_is_known_even_when_units_are_minutes_apart() -> None:
     assert "0:03:00" in screen.getvalue()
 
 
-def test_nothing_is_drawn_where_there_is_no_terminal() -> None:
+def test_no_bar_is_drawn_where_there_is_no_terminal() -> None:
     screen = io.StringIO()
     with TerminalProgress(Console(file=screen)) as progress, progress.stage("Model: refusal", 2) as advance:
         advance(1)
         progress.note("a line worth keeping")
     assert screen.getvalue() == "a line worth keeping\n"
+
+
+def test_long_stages_are_told_in_lines_where_there_is_no_terminal() -> None:
+    now = [0.0]
+    screen = io.StringIO()
+    with TerminalProgress(Console(file=screen, get_time=lambda: now[0])) as progress:
+        with progress.stage("Base: refusal", 200) as advance:
+            for _ in range(20):
+                now[0] += 9
+                advance(10)
+        with progress.stage("Reading") as advance:
+            now[0] += 61
+            advance(1234)
+    assert screen.getvalue().splitlines() == [
+        "Base: refusal: 35%",
+        "Base: refusal: 70%",
+        "Reading: 1234",
+    ]

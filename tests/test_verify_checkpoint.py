@@ -151,6 +151,12 @@ def test_an_edited_tensor_that_is_gone_is_a_finding(tmp_path: Path) -> None:
     assert f"the hardened folder has no tensor {DOWN}" in found.problems
 
 
+def test_of_another_base_that_is_said_first(tmp_path: Path) -> None:
+    _, out = hardened(tmp_path, "F32")
+    other = folder(tmp_path / "other", content=shard(NAMES, "F32", seed=7))
+    assert check(other, out).problems[0].startswith("other is not the checkpoint that was hardened")
+
+
 def test_another_edit_or_adapter_fails(tmp_path: Path) -> None:
     base, out = hardened(tmp_path, "F32")
     adapter = tmp_path / "a.gguf"

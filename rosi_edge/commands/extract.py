@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
@@ -20,6 +20,10 @@ from rosi_edge.commands.output import (
     refuse_to_overwrite,
     show,
 )
+
+if TYPE_CHECKING:
+    # Not at run time: scipy comes with it.
+    from rosi_edge.evaluation.statistics import Estimate
 
 
 @click.command()
@@ -48,6 +52,7 @@ def extract(
     from rosi_edge.models.open_weights import open_weights
     from rosi_edge.models.sources import resolve
     from rosi_edge.prompts import Kind, Part, bundled, load_prompts
+    from rosi_edge.report.layers import auc_estimate, d_prime_estimate
     from rosi_edge.runtime.open_engine import open_engine
 
     positive = load_prompts(harmful) if harmful else bundled(Kind.HARMFUL, Part.CALIBRATION)
@@ -77,16 +82,29 @@ def extract(
             )
         )
         return
-    table = Table("layer", "norm", "cosine of means", "d′", "AUC", title="Separation by layer")
+    counts = (directions.positive, directions.negative)
+    table = Table(
+        "layer",
+        "norm",
+        "cosine of means",
+        "d′",
+        "AUC",
+        title="Separation by layer",
+        caption=f"in brackets: 95 % intervals, n = {sum(counts)} prompts that were left out, two halves in turn",
+    )
     for entry in directions.separation:
         table.add_row(
             str(entry.layer),
             f"{entry.norm:.3f}",
             f"{entry.cosine_of_means:.4f}",
-            f"{entry.d_prime:.2f}",
-            f"{entry.auc:.3f}",
+            _with_interval(d_prime_estimate(entry.d_prime, *counts)),
+            _with_interval(auc_estimate(entry.auc, *counts)),
         )
     show(table)
     click.echo(
         f"{output}: directions of {directions.positive} harmful and {directions.negative} harmless prompts"
     )
+
+
+def _with_interval(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
