@@ -90,7 +90,7 @@ def extract(
         "d′",
         "AUC",
         title="Separation by layer",
-        caption=f"in brackets: 95 % intervals, n = {sum(counts)} prompts that were left out, two halves in turn",
+        caption=f"in brackets: 95 % intervals; n = {sum(counts)}, prompts left out by turns",
     )
     for entry in directions.separation:
         table.add_row(
