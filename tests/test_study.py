@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -111,6 +112,18 @@ def test_the_nearest_is_taken_where_the_divergence_jumps() -> None:
 def test_sizes_that_are_none(sizes: str) -> None:
     result = CliRunner().invoke(application, ["study", "calibration", "demo", "--sizes", sizes])
     assert result.exit_code == 2
+
+
+def test_the_command_in_json(tiny_model: Path) -> None:
+    arguments = ["study", "calibration", str(tiny_model), "--sizes", "2,4", "--samples", "2", "-t", "1"]
+    result = CliRunner().invoke(application, [*arguments, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert [entry["size"] for entry in found["sizes"]] == [2, 4]
+    assert found["sizes"][0]["kl"]["n"] == 2
+    assert 0 <= found["sizes"][1]["refused"]["low"] <= found["sizes"][1]["refused"]["high"] <= 1
+    result = CliRunner().invoke(application, arguments, catch_exceptions=False)
+    assert "no prompt in two" in result.stdout
 
 
 def test_more_prompts_than_there_are() -> None:

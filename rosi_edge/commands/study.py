@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import Any
 
 import click
@@ -54,6 +53,8 @@ def calibration(
     """
     from dataclasses import replace
 
+    from pydantic_core import to_jsonable_python
+
     from rosi_edge.evaluation.behaviour import RequestSets
     from rosi_edge.evaluation.judges.keyword import KeywordJudge
     from rosi_edge.models.inspect import require_hardenable
@@ -87,7 +88,7 @@ def calibration(
                 progress=progress,
             )
     if as_json:
-        click.echo(json.dumps(asdict(found), indent=2))
+        click.echo(json.dumps(to_jsonable_python(found), indent=2))
         return
     table = Table(
         "prompts of each set",
@@ -116,6 +117,8 @@ def directions(model: str, most: int, as_json: bool, **runtime: Any) -> None:
     harmful requests open with a refusal, at equal divergence.
     """
     from dataclasses import replace
+
+    from pydantic_core import to_jsonable_python
 
     from rosi_edge.evaluation.behaviour import RequestSets
     from rosi_edge.evaluation.judges.keyword import KeywordJudge
@@ -150,7 +153,7 @@ def directions(model: str, most: int, as_json: bool, **runtime: Any) -> None:
                 progress=progress,
             )
     if as_json:
-        click.echo(json.dumps({**asdict(found), "best": found.best}, indent=2))
+        click.echo(json.dumps({**to_jsonable_python(found), "best": found.best}, indent=2))
         return
     columns = [found.original, *found.results]
     heads = ["original", *(f"{number} direction{'s' * (number > 1)}" for number in range(1, len(columns)))]
