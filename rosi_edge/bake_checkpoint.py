@@ -78,6 +78,7 @@ def bake_checkpoint(
     by_tensor = edits_by_tensor(source, edits)
     settings = Settings(rounding, probes, aims or {}, min_delivered, compare=compare)
     done: dict[str, RoundedTensor] = {}
+    unused = left_out(source.path)
     with (
         _new_folder(folder, size=source.total_size) as draft,
         progress.stage("Writing the checkpoint", source.total_size) as advance,
@@ -119,7 +120,7 @@ def bake_checkpoint(
         }
         with _new_file(draft / OWN_FACTS) as new:
             new.write(sealed(facts))
-    if unused := left_out(source.path):
+    if unused:
         some = ", ".join(map(printable, unused[:3])) + (" and others" if len(unused) > 3 else "")
         progress.note(f"Left out, being no part of what was hardened: {some}")
     return [baked[name] for name in by_matrix(edits)]

@@ -5,7 +5,6 @@ GGUF files and checkpoint folders are treated alike from here on.
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import shutil
@@ -21,10 +20,11 @@ from rosi_edge.bake import BakedTensor, bake, ignore_rounded
 from rosi_edge.bake_checkpoint import bake_checkpoint, checked_folder
 from rosi_edge.errors import OutputError
 from rosi_edge.injection.edits import RankOneEdit
-from rosi_edge.models.atomic import checked_target, process_lives, put_in_place
+from rosi_edge.models.atomic import checked_target, put_in_place, shortened
 from rosi_edge.models.checkpoint import Checkpoint
 from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.lock import LockFile, is_locked
 from rosi_edge.models.open_weights import open_weights
 from rosi_edge.models.rewrite import NewValue, output_places, refuse_overwriting, refuse_same_file
 from rosi_edge.progress import SILENT, Progress
@@ -35,6 +35,7 @@ from rosi_edge.report.facts import OutputFile
 Float32 = npt.NDArray[np.float32]
 
 _SUFFIX = ".draft"
+_LOCK = ".lock"
 _LONGEST_NAME_BYTES = 120
 
 
@@ -42,24 +43,36 @@ _LONGEST_NAME_BYTES = 120
 class Draft:
     """Files, or a folder, beside the places they are meant for.
 
-    It is named before it is written, so that whoever ends the writing can drop what there is of it. The name
-    holds the number of this process and something random: it is no other run's, and no input's.
+    It is named before it is written, so that whoever ends the writing can drop what there is of it. Its name
+    holds something random, so that it is no other run's and no input's, and a lock file beside it tells
+    others that its writer lives.
 
     Attributes:
         moves: (draft, place) of each; the first is the one that a model is opened by.
+        lock: until the draft is kept or dropped.
     """
 
     moves: tuple[tuple[Path, Path], ...]
+    lock: LockFile
 
     @classmethod
     def beside(cls, weights: GgufFile | Checkpoint, place: Path) -> Draft:
-        """New names beside ``place``; nothing is written yet, but what killed runs left there is removed."""
+        """New names beside ``place``; nothing is written yet but the lock, and what killed runs left there is
+        removed.
+
+        Raises:
+            OutputError: nothing can be written there.
+        """
         _remove_stale_drafts(weights, place)
-        name = f"{_prefix(place)}{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
-        if isinstance(weights, Checkpoint):
-            return cls(((place.with_name(name), place),))
-        drafts = output_places(weights, place.with_name(f"{name}.gguf"))
-        return cls(tuple(zip(drafts, output_places(weights, place), strict=True)))
+        name, lock = _locked_name(place)
+        try:
+            if isinstance(weights, Checkpoint):
+                return cls(((place.with_name(name), place),), lock)
+            drafts = output_places(weights, place.with_name(f"{name}.gguf"))
+            return cls(tuple(zip(drafts, output_places(weights, place), strict=True)), lock)
+        except BaseException:
+            lock.release()
+            raise
 
     @property
     def model(self) -> Path:
@@ -87,30 +100,56 @@ class Draft:
                 "Was something put there while this ran? Choose another output path",
             ) from error
 
+        self.lock.release()
+
     def drop(self) -> None:
         """Take it away; what has been kept stays."""
+        self.clear()
+        self.lock.release()
+
+    def clear(self) -> None:
+        """Take away what has been written of it, to write it anew."""
         for draft, _ in self.moves:
             _remove(draft)
 
 
+def _locked_name(place: Path) -> tuple[str, LockFile]:
+    while True:
+        name = f"{_prefix(place)}{secrets.token_hex(8)}{_SUFFIX}"
+        try:
+            return name, LockFile(place.with_name(f"{name}{_LOCK}"))
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise OutputError(
+                f"{place} cannot be written ({error.strerror or error})", "Choose another output path"
+            ) from error
+
+
 def _remove_stale_drafts(weights: GgufFile | Checkpoint, place: Path) -> None:
     # With a second dot: files and folders that were on their way to being such a draft.
-    pattern = re.compile(rf"\.?{re.escape(_prefix(place))}(\d+)-[0-9a-f]{{8}}{re.escape(_SUFFIX)}\b.*")
+    pattern = re.compile(rf"\.?({re.escape(_prefix(place))}[0-9a-f]{{16}}{re.escape(_SUFFIX)})\b.*")
+    leftovers: dict[str, list[Path]] = {}
     with suppress(OSError):
-        for leftover in place.parent.iterdir():
-            found = pattern.fullmatch(leftover.name)
-            if found is None or (int(found[1]) != os.getpid() and process_lives(int(found[1]))):
-                # A process has one draft of a place at most: one of this process's number is from an earlier
-                # process of that number, as in containers.
+        for path in place.parent.iterdir():
+            if found := pattern.fullmatch(path.name):
+                leftovers.setdefault(found[1], []).append(path)
+    for name, paths in leftovers.items():
+        lock = place.with_name(f"{name}{_LOCK}")
+        with suppress(OSError, OutputError):
+            if lock.exists() and is_locked(lock):
                 continue
-            with suppress(OutputError):  # Somebody has found it, and wants to harden that.
-                refuse_to_touch(weights, leftover)
-                _remove(leftover)
+            for path in paths:
+                # Somebody may have found a draft, and want to harden that.
+                refuse_to_touch(weights, path)
+            lock.unlink(missing_ok=True)
+            for path in paths:
+                _remove(path)
 
 
 def _prefix(place: Path) -> str:
-    # Names may have 255 bytes; numbers, suffixes and those of parts come on top.
-    return f".{os.fsdecode(os.fsencode(place.name)[:_LONGEST_NAME_BYTES])}."
+    # Names may have 255 bytes; what is random, suffixes and the numbers of parts come on top.
+    return f".{shortened(place.name, _LONGEST_NAME_BYTES)}."
 
 
 def _remove(path: Path) -> None:
@@ -168,7 +207,7 @@ def bake_draft(
         OutputError, UnsupportedModelError, UndeliveredError: as ``bake`` and ``bake_checkpoint`` do.
     """
     if isinstance(weights, Checkpoint):
-        draft.drop()
+        draft.clear()
         return bake_checkpoint(
             weights,
             draft.model,

@@ -711,6 +711,8 @@ class HardeningSession:
         written: OutputFile | None = None
         if self._draft is not None:
             if verdict.status == "hardened" or (self.options.force and not self.costs_refusals):
+                # Somebody may have put a folder there: an adapter must not be left without its model.
+                checked_place(self._file, self._draft.moves[0][1])
                 written = self._draft.output_file(self.progress)
                 if self.options.adapter is not None:
                     # At the chosen strength, so that llama.cpp's `--lora FILE` is the very edit.

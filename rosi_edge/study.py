@@ -158,6 +158,10 @@ def disjoint_samples(sets: RequestSets, size: int, samples: int, seed: int) -> l
     return [RequestSets(*each) for each in zip(harmful, harmless, sounding, strict=True)]
 
 
+def _log_divergence(score: FirstTokenScore) -> float:
+    return math.log(max(score.kl, _SMALLEST_KL)) if math.isfinite(score.kl) else math.inf
+
+
 def at_equal_divergence(
     engine: Engine, scorer: FirstTokenScorer, handle: int, strength: float
 ) -> FirstTokenScore:
@@ -173,7 +177,7 @@ def at_equal_divergence(
     for _ in range(_TRIES):
         engine.apply({handle: math.exp(place)})
         seen[place] = scorer.score()
-        found = {at: math.log(max(score.kl, _SMALLEST_KL)) for at, score in seen.items()}
+        found = {at: _log_divergence(score) for at, score in seen.items()}
         nearest = min(found, key=lambda at: abs(found[at] - goal))
         if abs(found[nearest] - goal) < math.log(1.25):
             break
@@ -184,7 +188,9 @@ def at_equal_divergence(
             # Never too near to an end: a divergence that jumps would be approached for ever.
             place = below + (above - below) * min(max(share, 0.1), 0.9)
         else:
-            place = nearest + min(max((goal - found[nearest]) / 2, -_LONGEST_STEP), _LONGEST_STEP)
+            # From the outermost: several strengths may cost the same, as little or as much as can be told.
+            outermost = max(found) if above is None else min(found)
+            place = outermost + min(max((goal - found[outermost]) / 2, -_LONGEST_STEP), _LONGEST_STEP)
     if place != nearest:
         engine.apply({handle: math.exp(nearest)})
     return seen[nearest]

@@ -185,10 +185,19 @@ def test_an_input_that_cannot_be_read_is_no_problem_of_the_output(tmp_path: Path
         table[name] = f"part-{number}.safetensors"
     (path / INDEX).write_text(json.dumps({"weight_map": table}), "utf-8")
     last = path / table["model.layers.0.post_feedforward_layernorm.weight"]
-    with Checkpoint.open(path) as source:
-        last.unlink()
-        with pytest.raises(ModelFileError, match=f"{last.name} cannot be read"):
-            write(source, tmp_path / "new", [edit()])
+    with (
+        Checkpoint.open(path) as source,
+        pytest.raises(ModelFileError, match=f"{last.name} cannot be read"),
+    ):
+        bake_checkpoint(
+            source,
+            tmp_path / "new",
+            [edit()],
+            rounding=Requantize(),
+            probes={DOWN: probe(6)},
+            metadata={},
+            rounded=lambda _: last.unlink(),
+        )
     assert [file.name for file in tmp_path.iterdir()] == ["old"]
 
 

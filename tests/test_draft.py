@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +13,10 @@ from tiny_gguf import write_tiny_llama
 
 from rosi_edge.draft import Draft, checked_place
 from rosi_edge.errors import OutputError
+from rosi_edge.models.atomic import atomic_write
 from rosi_edge.models.checkpoint import Checkpoint
 from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.open_weights import open_weights
 
 
 def test_one_file(tmp_path: Path) -> None:
@@ -62,41 +63,86 @@ def test_no_part_of_the_model_is_overwritten(tmp_path: Path, name: str) -> None:
         assert checked_place(file, tmp_path / "other.gguf") == tmp_path / "other.gguf"
 
 
-def test_only_what_killed_runs_left_is_removed(tmp_path: Path) -> None:
-    """Whole drafts and half of one, as files and as folders; not the drafts of other places or runs."""
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        dead = (
-            ".out.99999999-0badcafe.draft",
-            "..out.99999999-0badcafe.draft.99999999-0badcafe.partial",
-            f".out.{os.getpid()}-0badcafe.draft",
-        )
-        kept = (
-            f".out.{other.pid}-0badcafe.draft",
-            ".out.draft",
-            ".other.99999999-0badcafe.draft",
-            "out.draft",
-        )
-        for name in (*dead, *kept):
-            (tmp_path / name).mkdir()
-            (tmp_path / name / "config.json").write_text("{}", "utf-8")
-        (tmp_path / ".out.99999999-0badcafe.draft-00001-of-00002.gguf").write_bytes(b"part")
-        with Checkpoint.open(folder(tmp_path / "base")) as weights:
-            draft = Draft.beside(weights, tmp_path / "out")
-        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(("base", *kept))
+WRITER = """
+import sys
+from pathlib import Path
+from rosi_edge.draft import Draft
+from rosi_edge.models.open_weights import open_weights
+with open_weights(Path(sys.argv[1])) as weights:
+    draft = Draft.beside(weights, Path(sys.argv[2]))
+    for path, _ in draft.moves:
+        path.mkdir() if path.suffix == ".draft" else path.write_bytes(b"draft")
+    draft.model.with_name(f".{draft.model.name}.123-0badcafe.partial").mkdir()
+    print("written", flush=True)
+    input()
+"""
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "parts"])
+def test_only_what_killed_runs_left_is_removed(tmp_path: Path, kind: str) -> None:
+    """Whole drafts and half of one, but not those of other places, or of runs that go on."""
+    models = tmp_path / "models"
+    models.mkdir()
+    base = folder(models / "base") if kind == "folder" else write_tiny_llama(models / "base.gguf")
+    if kind == "parts":
+        base = split_gguf(base, models / "split.gguf", 10)[0]
+    others = [tmp_path / name for name in (".out.0123.draft", ".else.0123456789abcdef.draft", "out.draft")]
+    for path in others:
+        path.mkdir()
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(base), str(tmp_path / "out")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as writer,
+        open_weights(base) as weights,
+    ):
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"written\n"
+        left = set(tmp_path.iterdir()) - {models, *others}
+        assert len(left) >= 3
+        draft = Draft.beside(weights, tmp_path / "out")
+        assert left < set(tmp_path.iterdir())
+        draft.drop()
+        assert set(tmp_path.iterdir()) == {models, *others, *left}
+        writer.kill()
+        writer.wait()
+        draft = Draft.beside(weights, tmp_path / "out")
+        draft.drop()
+    assert set(tmp_path.iterdir()) == {models, *others}
+
+
+def test_two_drafts_of_one_process(tmp_path: Path) -> None:
+    with Checkpoint.open(folder(tmp_path / "base")) as weights:
+        first = Draft.beside(weights, tmp_path / "out")
+        first.model.mkdir()
+        second = Draft.beside(weights, tmp_path / "out")
+        assert first.model.is_dir()
+        assert first.model != second.model
+        first.drop()
+        first.drop()
+        second.drop()
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_a_draft_that_somebody_hardens_is_kept(tmp_path: Path) -> None:
+    """A killed run's, found by its user."""
+    with Checkpoint.open(folder(tmp_path / ".out.0123456789abcdef.draft")) as weights:
+        draft = Draft.beside(weights, checked_place(weights, tmp_path / "out"))
+        draft.drop()
+        assert (weights.path / "config.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["a" + 45 * "中", 80 * "ä", 249 * "b"])
+def test_long_names_are_cut_between_characters(tmp_path: Path, name: str) -> None:
+    with Checkpoint.open(folder(tmp_path / "base")) as weights:
+        draft = Draft.beside(weights, tmp_path / name)
+        draft.model.name.encode()
+        with atomic_write(draft.model.with_name(f"{draft.model.name}.gguf")) as stream:
+            stream.write(b"x")
         draft.model.mkdir()
-        with Checkpoint.open(tmp_path / "base") as weights:
-            assert Draft.beside(weights, tmp_path / "elsewhere") != draft
-        assert draft.model.is_dir()
-        other.communicate(b"\n")
-
-
-def test_an_input_with_a_name_like_a_draft_is_kept(tmp_path: Path) -> None:
-    for name in (".out.draft", ".out.99999999-0badcafe.draft"):
-        with Checkpoint.open(folder(tmp_path / name)) as weights:
-            draft = Draft.beside(weights, checked_place(weights, tmp_path / "out"))
-            draft.drop()
-            assert draft.model != weights.path
-        assert (tmp_path / name / "config.json").is_file()
+        draft.keep()
+    assert (tmp_path / name).is_dir()
 
 
 def test_a_place_that_was_taken_meanwhile(tmp_path: Path) -> None:
@@ -109,3 +155,5 @@ def test_a_place_that_was_taken_meanwhile(tmp_path: Path) -> None:
         draft.keep()
     assert (tmp_path / "out" / "config.json").read_text("utf-8") == "out"
     assert draft.model.is_dir()
+    draft.drop()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "out"]

@@ -576,7 +576,7 @@ def test_requantized_with_an_importance_matrix(tmp_path: Path) -> None:
 
 def test_what_a_killed_run_left_is_cleared_away(source: Path, tmp_path: Path) -> None:
     """A draft that was whole but not yet judged, and half of one."""
-    draft = ".out.gguf.99999999-0badcafe.draft.gguf"
+    draft = ".out.gguf.0123456789abcdef.draft.gguf"
     (tmp_path / draft).write_bytes(b"whole")
     (tmp_path / f".{draft}.99999999-0badcafe.partial").write_bytes(b"ha")
     report = harden(source, tmp_path / "out.gguf", plan(), Changed(), OPTIONS)

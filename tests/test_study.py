@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -106,6 +107,13 @@ def test_the_nearest_is_taken_where_the_divergence_jumps() -> None:
     score = at_equal_divergence(curve, curve, 1, 0.5)  # type: ignore[arg-type]
     assert (score.kl, curve.scored) == (0.3, 6)
     assert curve.strength >= 0.7
+
+
+def test_strengths_that_cost_nothing_or_everything_are_passed() -> None:
+    little = Curve(lambda strength: 0.0 if strength < 40 else 0.05)
+    assert at_equal_divergence(little, little, 1, 0.5).kl == 0.05  # type: ignore[arg-type]
+    much = Curve(lambda strength: math.nan if strength > 0.002 else 0.05)
+    assert at_equal_divergence(much, much, 1, 0.5).kl == 0.05  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("sizes", ["", "5,x", "1,10"])

@@ -146,6 +146,13 @@ def test_the_hardened_file_and_its_base_swapped(tmp_path: Path) -> None:
     assert "--adapter" in problem
 
 
+def test_of_another_base_that_is_said_first(tmp_path: Path) -> None:
+    _, target, _ = baked(tmp_path)
+    (tmp_path / "other").mkdir()
+    other = baking.model(tmp_path / "other" / "other.gguf", T.Q8_0)
+    assert check(other, target).problems[0].startswith("other.gguf is not the file that was hardened")
+
+
 def test_the_declared_edit_is_the_edit(tmp_path: Path) -> None:
     source, target, edits = baked(tmp_path)
     with GgufFile.open(target) as file:

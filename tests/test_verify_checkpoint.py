@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,6 +119,10 @@ def test_files_in_folders_are_compared(tmp_path: Path) -> None:
     (out / ".hidden").mkdir()
     (out / ".hidden" / "model.safetensors").write_bytes(b"x")
     assert ".hidden/model.safetensors was added" in check(base, out).problems
+    (out / ".hidden" / "model.safetensors").unlink()
+    assert check(base, out).passed
+    os.mkfifo(out / "pipe")
+    assert "pipe was added" in check(base, out).problems
 
 
 def _declare(out: Path, **changes: object) -> None:

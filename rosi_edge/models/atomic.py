@@ -20,11 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rosi_edge.errors import OutputError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from rosi_edge.models.lock import is_locked, lock
 
 _SUFFIX = ".partial"
 # A file name may have 255 bytes on every common file system; this leaves room for what is put around it.
@@ -117,10 +113,7 @@ def _open_partial(place: Path, streams: ExitStack) -> _Partial:
     except OSError as error:
         raise _cannot_write(place, error) from error
     stream = streams.enter_context(os.fdopen(descriptor, "w+b"))
-    if fcntl is not None:
-        # Tells a living writer from a dead one where process numbers do not, as in containers.
-        with suppress(OSError):
-            fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    lock(stream.fileno())
     return _Partial(path, stream)
 
 
@@ -176,23 +169,20 @@ def remove_stale_partials(place: Path) -> None:
 
 
 def _in_use(partial: Path, owner: int) -> bool:
-    if fcntl is None:
+    if os.name == "nt":
         # Windows does not remove a file that somebody has open, so trying is safe there.
         return False
+    if is_locked(partial):
+        return True
     try:
-        with partial.open("rb") as stream:
-            fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         age = time.time() - partial.stat().st_mtime
     except OSError:
         return True
     # Process numbers are used again, so a living process of that number is no proof.
-    return process_lives(owner) and age < _YOUNG
+    return _alive(owner) and age < _YOUNG
 
 
-def process_lives(process: int) -> bool:
-    """Whether there is a process of this number, whoever it belongs to; on Windows always True."""
-    if os.name == "nt":
-        return True  # Signal 0 is Ctrl-C there.
+def _alive(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -203,8 +193,13 @@ def process_lives(process: int) -> bool:
 
 
 def _prefix(place: Path) -> str:
-    name = os.fsencode(place.name)[:_LONGEST_NAME_BYTES]
-    return f".{os.fsdecode(name)}."
+    return f".{shortened(place.name, _LONGEST_NAME_BYTES)}."
+
+
+def shortened(name: str, size: int) -> str:
+    """As much of a file's name as fits into so many bytes, in whole characters."""
+    raw = os.fsencode(name)
+    return name if len(raw) <= size else raw[:size].decode("utf-8", "ignore")
 
 
 def _partial_path(place: Path) -> Path:

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -49,6 +49,8 @@ _LONGEST_NAME = 200
 _MOST_BLOCKS = 1024
 """Several times those of the deepest models; gguf-py's name map grows with them."""
 _MOST_DIMENSIONS = 8
+_DEEPEST = 32
+"""Folders within folders; a version control's are five or so."""
 _STEP = 1 << 22
 _DOWNLOAD_AGAIN = "Download it again"
 
@@ -328,42 +330,53 @@ def other_files(folder: Path) -> list[str]:
     Those in folders of it count, hidden folders do not. A name has slashes, whatever the system's own are.
 
     Raises:
-        ModelFileError: one is a link that leads out of the folder, to a file that is nobody's to publish.
+        ModelFileError: there is a link that leads elsewhere, to a file that is nobody's to publish, or
+            folders are nested too deep.
     """
     found = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            path = Path(place, name)
-            if name.endswith(_WEIGHTS) or name == OWN_FACTS or not path.is_file():
-                continue
-            if not _belongs_to(path, folder):
-                raise ModelFileError(
-                    f"{path} is a link that leads out of the checkpoint", "Put the file itself in its place"
-                )
+    for path, hidden in _entries(folder):
+        if hidden:
+            continue
+        if path.is_symlink() and not _belongs_to(path, folder):
+            raise ModelFileError(
+                f"{path} is a link that leads out of the checkpoint", "Put the file itself in its place"
+            )
+        if path.is_file() and path.name != OWN_FACTS and not path.name.endswith(_WEIGHTS):
             found.append(path.relative_to(folder).as_posix())
     return sorted(found)
 
 
 def left_out(folder: Path) -> list[str]:
-    """The files of a checkpoint that are not taken over into a hardened one: the same weights in other forms,
-    and hidden folders."""
+    """What a hardened checkpoint does not take over: the same weights in other forms, hidden folders, and
+    what is no file."""
     known = {*_shards(folder), *other_files(folder), OWN_FACTS}
-    names = (
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_symlink() or path.is_file()
-    )
+    names = (path.relative_to(folder).as_posix() for path, _ in _entries(folder))
     return sorted(name for name in names if name not in known)
 
 
+def _entries(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """All that lies in a folder and is no folder, and whether it is in a hidden one. Follows no links."""
+    waiting = [(folder, 0, False)]
+    while waiting:
+        place, depth, hidden = waiting.pop()
+        if depth > _DEEPEST:
+            raise ModelFileError(f"the folders in {folder} are nested too deep", _DOWNLOAD_AGAIN)
+        for path in place.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                waiting.append((path, depth + 1, hidden or path.name.startswith(".")))
+            else:
+                yield path, hidden
+
+
 def _belongs_to(path: Path, folder: Path) -> bool:
-    """Whether a file lies in a folder, links followed. A folder of the Hugging Face cache,
-    ``snapshots/REVISION``, has its files in ``blobs`` beside ``snapshots``."""
+    """Whether a link leads to a file of a folder that is not in a hidden one, or into the download cache of
+    huggingface_hub, whose ``models--ORG--NAME/snapshots/REVISION`` are links to ``blobs`` beside them."""
     place, root = path.resolve(), folder.resolve()
+    if place.is_dir():
+        return False
     if place.is_relative_to(root):
-        return True
-    return root.parent.name == "snapshots" and place.parent == root.parent.parent / "blobs"
+        return not any(part.startswith(".") for part in place.relative_to(root).parts[:-1])
+    return place.parent.name == "blobs" and place.parent.parent.name.startswith("models--")
 
 
 def to_float32(data: Bytes, dtype: str) -> npt.NDArray[np.float32]:

@@ -58,6 +58,11 @@ _NOT_OBEYED = frozenset(
         "experts_implementation",
         "_experts_implementation",
         "_experts_implementation_internal",
+        # Gives any other key the meaning of one of these.
+        "attribute_map",
+        # Without it a model answers with a bare tuple.
+        "return_dict",
+        "use_return_dict",
         # Tables of any size, for classifiers.
         "num_labels",
         "id2label",
@@ -615,7 +620,10 @@ def _load(checkpoint: Checkpoint, device: Any) -> Any:
 def _config(checkpoint: Checkpoint) -> Any:
     """The folder's settings, without those that make transformers load anything but this folder's weights."""
     settings = {key: value for key, value in checkpoint.config.items() if key not in _NOT_OBEYED}
-    return type(transformers.AutoConfig.for_model(settings["model_type"])).from_dict(settings)
+    config = type(transformers.AutoConfig.for_model(settings["model_type"])).from_dict(settings)
+    # However they came there.
+    config._attn_implementation_internal = config._experts_implementation_internal = None
+    return config
 
 
 def _require_size(checkpoint: Checkpoint, config: Any) -> None:
@@ -623,7 +631,8 @@ def _require_size(checkpoint: Checkpoint, config: Any) -> None:
     made up, and take memory, before it is missed."""
     with torch.device("meta"):
         described = transformers.AutoModelForCausalLM.from_config(config)
-    wanted = sum(parameter.numel() for parameter in described.parameters())
+    # Buffers, too: tables of rotations, say.
+    wanted = sum(values.numel() for values in (*described.parameters(), *described.buffers()))
     held = sum(math.prod(tensor.shape) for tensor in checkpoint.stored.values())
     if wanted > 2 * held:
         raise ModelFileError(

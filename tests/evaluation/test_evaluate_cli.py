@@ -234,6 +234,7 @@ def test_engine_flags_that_change_figures_start_anew(tiny_model: Path, tmp_path:
     assert opened_with(EngineOptions()) == [tiny_model]
     assert opened_with(EngineOptions(threads=1)) == []
     assert opened_with(EngineOptions(template="{{ messages }}")) == [tiny_model]
+    assert opened_with(EngineOptions(rpc=("localhost:50052",))) == [tiny_model]
 
 
 # --- the judge ------------------------------------------------------------------------------------------

@@ -280,20 +280,40 @@ def test_links_that_lead_out_of_the_folder(tmp_path: Path) -> None:
     (path / "LICENSE").write_text("text", "utf-8")
     (path / "NOTICE").symlink_to("LICENSE")
     assert other_files(path) == ["LICENSE", "NOTICE", "config.json"]
-    for place in (path / "README.md", path / "templates" / "a.jinja"):
+    (path / ".git").mkdir()
+    (path / ".git" / "config").write_text("token", "utf-8")
+    (tmp_path / "elsewhere").mkdir()
+    for place, target in (
+        (path / "README.md", tmp_path / "secret"),
+        (path / "templates" / "a.jinja", tmp_path / "secret"),
+        (path / "rosi-edge.json", tmp_path / "secret"),
+        (path / "more.safetensors", tmp_path / "secret"),
+        (path / "TERMS", path / ".git" / "config"),
+        (path / "additional_chat_templates", tmp_path / "elsewhere"),
+        (path / "dangling", tmp_path / "nowhere"),
+    ):
         place.parent.mkdir(exist_ok=True)
-        place.symlink_to(tmp_path / "secret")
+        place.symlink_to(target)
         with pytest.raises(ModelFileError, match="is a link that leads out of the checkpoint"):
             Checkpoint.open(path)
         place.unlink()
+    Checkpoint.open(path)
+
+
+def test_folders_nested_without_end(tmp_path: Path) -> None:
+    path = folder(tmp_path / "m")
+    (path / "/".join(["a"] * 40)).mkdir(parents=True)
+    with pytest.raises(ModelFileError, match="nested too deep"):
+        Checkpoint.open(path)
 
 
 def test_the_links_of_a_download_cache(tmp_path: Path) -> None:
     """huggingface_hub keeps files as blobs, and a revision is a folder of links to them."""
-    blobs, path = tmp_path / "blobs", tmp_path / "snapshots" / "0f"
-    path.parent.mkdir()
+    cached = tmp_path / "models--org--name"
+    blobs, path = cached / "blobs", cached / "snapshots" / "0f"
+    for place in (blobs, path.parent):
+        place.mkdir(parents=True)
     folder(path)
-    blobs.mkdir()
     (path / "config.json").rename(blobs / "abc")
     (path / "config.json").symlink_to("../../blobs/abc")
     with Checkpoint.open(path) as model:

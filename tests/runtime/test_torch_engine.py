@@ -381,7 +381,9 @@ def _changed(path: Path, settings: dict[str, object]) -> Path:
         {"attn_implementation": "someone/kernel"},
         {"_attn_implementation": "someone/kernel"},
         {"experts_implementation": "someone/kernel"},
-        {"auto_map": {"AutoModelForCausalLM": "modeling.Mine"}},
+        {"attribute_map": {"zzz": "_attn_implementation"}, "zzz": "someone/kernel"},
+        {"attribute_map": {"zzz": "_attn_implementation_internal"}, "zzz": "someone/kernel"},
+        {"return_dict": False},
         {"id2label": 5},
     ],
 )
@@ -401,9 +403,28 @@ def test_settings_that_are_not_obeyed(
     assert not asked
 
 
-@pytest.mark.parametrize("setting", ["vocab_size", "intermediate_size"])
-def test_a_larger_model_than_the_files_hold_is_not_made_up(setting: str, tmp_path: Path) -> None:
-    path = _changed(write_checkpoint(tmp_path / "model", "qwen2"), {setting: 1 << 40})
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("qwen2", {"vocab_size": 1 << 40}),
+        ("qwen2", {"intermediate_size": 1 << 40}),
+        (
+            "stablelm",
+            {
+                "partial_rotary_factor": 1e6,
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "rope_theta": 1e4,
+                    "partial_rotary_factor": 1e6,
+                },
+            },
+        ),
+    ],
+)
+def test_a_larger_model_than_the_files_hold_is_not_made_up(
+    kind: str, settings: dict[str, object], tmp_path: Path
+) -> None:
+    path = _changed(write_checkpoint(tmp_path / "model", kind), settings)
     with pytest.raises(ModelFileError, match="its settings are those of a model of"):
         TorchEngine(path)
 
