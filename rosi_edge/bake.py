@@ -22,6 +22,7 @@ from rosi_edge.ahead import Ahead
 from rosi_edge.cores import usable_cores
 from rosi_edge.declaration import declare, declare_results, sha256_of_bytes
 from rosi_edge.errors import RosiEdgeError, UnsupportedModelError
+from rosi_edge.evaluation.statistics import Estimate, ratio_of_sums
 from rosi_edge.injection.edits import (
     MOST_DIRECTIONS,
     RankOneEdit,
@@ -79,10 +80,12 @@ class Figures:
             along the edit's output against the wanted one, over probe inputs. 1 is all of it.
         noise: what came out differently from what was wanted, as root mean square over the probe inputs, in
             parts of the wanted change. 0 is none; an edit that was lost whole leaves 1.
+        estimate: what was delivered, with its interval over the probe inputs; None for too few of them.
     """
 
     delivered: float
     noise: float
+    estimate: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class BakedTensor:
         rescaled: whether its blocks got other scales, because the edit is larger than their steps.
         aim: how much of the edit was asked for, so that all of it arrives.
         compared: figures of the rounding that was asked for as a comparison.
+        estimate: see ``Figures``.
     """
 
     name: str
@@ -108,6 +112,7 @@ class BakedTensor:
     aim: float = 1.0
     compared: Figures | None = None
     rescaled: bool = False
+    estimate: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -414,6 +419,7 @@ def _attempt(
                 None if kind == tensor.type else tensor.type.name,
                 aim,
                 rescaled=rescaled,
+                estimate=figures.estimate,
             )
         )
     data = new.reshape(-1)
@@ -538,13 +544,18 @@ class _Measure:
     def figures(self) -> Figures:
         wanted = self._wanted.astype(np.float64)
         outputs = self._outputs.astype(np.float64)
-        along = float(np.einsum("nk,nk->", self._projected, wanted))
-        square = float(np.einsum("nk,kj,nj->", wanted, outputs.T @ outputs, wanted, optimize=True))
+        each_along = np.einsum("nk,nk->n", self._projected, wanted)
+        each_square = np.einsum("nk,kj,nj->n", wanted, outputs.T @ outputs, wanted, optimize=True)
+        along, square = float(each_along.sum()), float(each_square.sum())
         if not square > 0:
             return Figures(0.0, 0.0)
         # ‖Δx − Σ s·aᵀx‖² summed over the probes, expanded so that no (n, rows) array of all rows is needed.
         noise_square = self._squared_change - 2 * along + square
-        return Figures(along / square, float(np.sqrt(max(noise_square, 0.0) / square)))
+        return Figures(
+            along / square,
+            float(np.sqrt(max(noise_square, 0.0) / square)),
+            ratio_of_sums(each_along, each_square),
+        )
 
 
 def _row_chunks(rows: int, columns: int) -> Iterator[slice]:

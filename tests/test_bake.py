@@ -138,6 +138,14 @@ def check_figures(
     push = moved @ edit.output / (edit.output @ edit.output)
     slope = np.linalg.lstsq((probe @ edit.input)[:, None], push, rcond=None)[0][0]
     assert result.delivered == pytest.approx(slope, rel=1e-3, abs=1e-4)
+    # The interval of a slope through nothing, were the inputs independent of each other.
+    along = (probe @ edit.input) * (moved @ edit.output)
+    square = np.square(probe @ edit.input) * (edit.output @ edit.output)
+    errors = (along - slope * square) / square.mean()
+    reach = 1.96 * errors.std() / np.sqrt(len(probe))
+    assert result.estimate is not None
+    assert (result.estimate.value, result.estimate.n) == (pytest.approx(result.delivered), len(probe))
+    assert (result.estimate.high - result.estimate.low) / 2 == pytest.approx(reach, rel=0.5, abs=1e-4)
     noise = np.sqrt(np.mean((moved - wanted) ** 2) / np.mean(wanted**2))
     assert result.noise == pytest.approx(noise, rel=2e-3, abs=2e-3)
 

@@ -18,6 +18,8 @@ _Z = float(ndtri(0.5 + CONFIDENCE / 2))
 _BOOTSTRAP_RESAMPLES = (1_000, 10_000)
 _BOOTSTRAP_DRAWS = 20_000_000
 _BOOTSTRAP_SEED = 20250827
+_JACKKNIFE_GROUPS = 32
+_LEAST_JACKKNIFE_GROUPS = 8
 
 
 class Estimate(BaseModel):
@@ -54,6 +56,29 @@ class Trend(BaseModel):
     low: float
     high: float
     p_value: float
+
+
+def ratio_of_sums(numerators: Sequence[float], denominators: Sequence[float]) -> Estimate | None:
+    """``Σ numerators / Σ denominators``, with the delete-a-group jackknife's interval (K. M. Wolter,
+    Introduction to Variance Estimation, 2007, ch. 4) and Student's t.
+
+    Neighbours go into one group: items in the order of what they belong to, such as positions of a prompt,
+    may depend on each other. None where there are fewer than 8 items, or all but a group add up to nothing.
+    """
+    above, below = (np.asarray(values, dtype=np.float64) for values in (numerators, denominators))
+    groups = min(len(above), _JACKKNIFE_GROUPS)
+    if groups < _LEAST_JACKKNIFE_GROUPS:
+        return None
+    starts = np.arange(groups) * len(above) // groups
+    rest_above = above.sum() - np.add.reduceat(above, starts)
+    rest_below = below.sum() - np.add.reduceat(below, starts)
+    if not (rest_below > 0).all():
+        return None
+    without = rest_above / rest_below
+    error = math.sqrt((groups - 1) / groups * float(np.square(without - without.mean()).sum()))
+    value = float(above.sum() / below.sum())
+    reach = float(student.ppf(0.5 + CONFIDENCE / 2, groups - 1)) * error
+    return Estimate(value=value, n=len(above), low=value - reach, high=value + reach)
 
 
 def proportion(successes: int, n: int) -> Estimate:

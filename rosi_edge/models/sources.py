@@ -369,6 +369,9 @@ CHECKPOINT_FILES = (
     "vocab.json",
     "merges.txt",
     "chat_template*",
+    "additional_chat_templates/*",
+    "LICENSE*",
+    "NOTICE*",
 )
 """What a checkpoint is run by: no pickled weights and no programs."""
 

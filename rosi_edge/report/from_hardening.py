@@ -189,6 +189,7 @@ def edited_tensors(
             rescaled=tensor.rescaled,
             requantized_delivered=tensor.compared.delivered if tensor.compared else None,
             requantized_noise=tensor.compared.noise if tensor.compared else None,
+            estimate=tensor.estimate,
         )
         for tensor in baked
     )

@@ -97,6 +97,8 @@ class EditedTensor(Record):
         promoted_from: the type it had before, if that could not hold the edit.
         rescaled: whether its blocks got other scales, because the edit is larger than their steps.
         requantized_delivered, requantized_noise: what plain requantization would have given, on request.
+        estimate: what was delivered, with its interval over the inputs that it was measured on; None where
+            they were too few.
     """
 
     name: Text
@@ -109,6 +111,7 @@ class EditedTensor(Record):
     rescaled: bool = False
     requantized_delivered: float | None = None
     requantized_noise: float | None = None
+    estimate: Estimate | None = None
 
 
 class Injection(Record):

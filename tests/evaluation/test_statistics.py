@@ -25,6 +25,7 @@ from rosi_edge.evaluation.statistics import (
     paired_share_change,
     proportion,
     ratio_of_means,
+    ratio_of_sums,
     trend,
 )
 
@@ -234,6 +235,33 @@ def test_fiellers_interval_ends_where_the_t_test_does() -> None:
     for end in (ratio.low, ratio.high):
         assert stats.ttest_1samp(after - end * before, 0.0).pvalue == pytest.approx(0.05, abs=1e-9)
     assert ratio.low < ratio.value < ratio.high
+
+
+def test_the_jackknife_of_a_mean_is_the_t_interval() -> None:
+    values = np.random.default_rng(8).normal(1.0, 0.4, 30)
+    found = ratio_of_sums(values.tolist(), [1.0] * 30)
+    assert found is not None
+    reference = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((reference.low, reference.high))
+    assert (found.value, found.n) == (pytest.approx(values.mean()), 30)
+
+
+def test_a_ratio_of_sums_covers_the_truth_where_neighbours_go_together() -> None:
+    """Three items of a prompt share most of their error; as if independent, a third would be missed."""
+    generator = np.random.default_rng(9)
+    covered = 0
+    for _ in range(400):
+        weights = np.repeat(generator.gamma(1.0, 1.0, 64), 3)
+        errors = np.repeat(generator.normal(0, 0.6, 64), 3) + generator.normal(0, 0.2, 192)
+        found = ratio_of_sums((weights * (1 + errors)).tolist(), weights.tolist())
+        assert found is not None
+        covered += found.low <= 1 <= found.high
+    assert 0.91 <= covered / 400 <= 0.985
+
+
+def test_a_ratio_of_few_sums_or_to_nothing_is_none() -> None:
+    assert ratio_of_sums([1.0] * 7, [1.0] * 7) is None
+    assert ratio_of_sums([1.0] * 40, [1.0] + [0.0] * 39) is None
 
 
 def test_a_ratio_to_nothing_is_none() -> None:

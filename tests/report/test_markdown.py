@@ -18,7 +18,7 @@ from report.sample_report import (
 )
 
 from rosi_edge.direction import EACH_LAYERS_OWN
-from rosi_edge.evaluation.statistics import proportion
+from rosi_edge.evaluation.statistics import Estimate, proportion
 from rosi_edge.report.markdown import model_card
 from rosi_edge.report.schema import DirectionFacts, HardeningReport, Injection, StressTest, Verdict
 
@@ -239,6 +239,19 @@ def test_delivered_of_every_matrix(report: HardeningReport) -> None:
     assert rows[-1][1] == "Q8_0, was Q6_K"
     assert "stored in a larger one: 1 from Q6_K to Q8_0." in card
     assert len(rows[0]) == 4
+
+
+def test_delivered_of_a_matrix_has_an_interval(
+    report: HardeningReport, build: Callable[..., HardeningReport]
+) -> None:
+    first, *others = report.injection.tensors
+    estimate = Estimate(value=0.953, n=192, low=0.91, high=0.996)
+    tensors = (first.model_copy(update={"estimate": estimate}), *others)
+    card = model_card(build(injection=report.injection.model_copy(update={"tensors": tensors})))
+    (row,) = (row for row in headed(card, "Matrix") if row[0] == first.name)
+    assert row[2] == "95.3 % (91.0 to 99.6), n = 192"
+    assert "over the n inputs it was measured on" in card
+    assert "over the n inputs it was measured on" not in model_card(report)
 
 
 def test_requantization_gets_columns_when_it_was_compared(
