@@ -99,7 +99,6 @@ class Draft:
                 f"{place} cannot be written ({error.strerror or error})",
                 "Was something put there while this ran? Choose another output path",
             ) from error
-
         self.lock.release()
 
     def drop(self) -> None:

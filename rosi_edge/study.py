@@ -69,24 +69,19 @@ def study_calibration(
     engine: Engine,
     file: Weights,
     matrices: Sequence[WriteMatrix],
-    sets: RequestSets,
+    drawn: Sequence[Sequence[RequestSets]],
     choosing: RequestSets,
     judge: Judge,
     *,
-    sizes: Sequence[int],
-    samples: int = 3,
-    seed: int = 0,
     progress: Progress = SILENT,
 ) -> CalibrationStudy:
-    """Draw ``samples`` samples of each size from the calibration prompts and compare what they give.
+    """Compare what samples of calibration prompts give.
 
-    Samples of one size share no prompt: what they agree on is not that they are the same. The effect is that
-    of the setting a search starts from, scored by first answer tokens at equal divergence.
+    The effect is that of the setting a search starts from, scored by first answer tokens at equal divergence.
 
-    Raises:
-        PromptSetError: there are too few prompts for samples of their own.
+    Args:
+        drawn: for each size its samples, as ``disjoint_samples`` gives them.
     """
-    drawn = {size: disjoint_samples(sets, size, samples, seed) for size in sizes}
     candidates = candidate_matrices(matrices, engine.facts.layers)
     original = measure_behaviour(
         engine, choosing, judge, max_tokens=8, progress=progress, title="Original model"
@@ -95,11 +90,12 @@ def study_calibration(
     groups = [judged_set.prompts for judged_set in judged]
     scorer = FirstTokenScorer(engine, groups, refusal_openings(judged))
     results = []
-    for size in sizes:
+    for samples in drawn:
+        size = len(samples[0].harmful)
         vectors = []
         scores = []
         layer = 0
-        for sample in drawn[size]:
+        for sample in samples:
             calibration = calibrate(engine, sample, candidates, progress=progress)
             directions = layer_candidates(calibration, None)
             with calibration.inputs as inputs:
@@ -117,7 +113,7 @@ def study_calibration(
         results.append(
             SizeResult(
                 size,
-                samples,
+                len(samples),
                 layer,
                 mean(cosines) if cosines else None,
                 mean([score.refused[0] for score in scores]),
@@ -134,7 +130,8 @@ def study_calibration(
 
 
 def disjoint_samples(sets: RequestSets, size: int, samples: int, seed: int) -> list[RequestSets]:
-    """So many samples of ``size`` prompts of each set that share no prompt.
+    """So many samples of ``size`` prompts of each set that share no prompt: what they agree on is not that
+    they are the same.
 
     Raises:
         PromptSetError: there are too few prompts.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import baking
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from models.test_checkpoint import NAMES, folder, shard
+from models.test_sources import Listener
 
 from rosi_edge import bake as module
 from rosi_edge import bake_checkpoint as checkpoint_module
@@ -22,25 +22,11 @@ from rosi_edge.injection.adapter import read_adapter
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.models.checkpoint import INDEX, OWN_FACTS, SINGLE, Checkpoint, to_float32
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.progress import SILENT, Advance
 from rosi_edge.quantization.codec import dequantize
 from rosi_edge.quantization.grid_rounding import GridRounding, input_factor
 from rosi_edge.quantization.rounding import Requantize, Rounding
 
 DOWN = "blk.0.ffn_down.weight"
-
-
-class Notes:
-    """A listener that keeps what it was told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def stage(self, description: str, total: int | None = None) -> AbstractContextManager[Advance]:
-        return SILENT.stage(description, total)
-
-    def note(self, line: str) -> None:
-        self.lines.append(line)
 
 
 def edit(tensor: str = DOWN, columns: int = 6, size: float = 1.0) -> RankOneEdit:
@@ -125,14 +111,20 @@ def test_the_edits_lie_beside_the_weights(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.delta(1.0), wanted.delta(1.0))
 
 
-def test_several_files_keep_their_tensors(tmp_path: Path) -> None:
-    path = folder(tmp_path / "old")
+def file_a_tensor(path: Path) -> tuple[Path, dict[str, str]]:
+    """A checkpoint with every tensor in a file of its own, and which file that is."""
+    folder(path)
     (path / SINGLE).unlink()
     table = {}
     for number, (name, shape) in enumerate(NAMES.items()):
         (path / f"part-{number}.safetensors").write_bytes(shard({name: shape}, "BF16", seed=number))
         table[name] = f"part-{number}.safetensors"
     (path / INDEX).write_text(json.dumps({"weight_map": table}), "utf-8")
+    return path, table
+
+
+def test_several_files_keep_their_tensors(tmp_path: Path) -> None:
+    path, table = file_a_tensor(tmp_path / "old")
     with Checkpoint.open(path) as source:
         write(source, tmp_path / "new", [edit(), edit("blk.0.attn_output.weight", 4)])
     changed = {
@@ -156,7 +148,7 @@ def test_files_in_folders_come_along_and_other_weights_do_not(tmp_path: Path) ->
     ):
         (path / name).parent.mkdir(exist_ok=True)
         (path / name).write_text(name, "utf-8")
-    notes = Notes()
+    listener = Listener()
     with Checkpoint.open(path) as source:
         wanted = edit()
         bake_checkpoint(
@@ -166,24 +158,18 @@ def test_files_in_folders_come_along_and_other_weights_do_not(tmp_path: Path) ->
             rounding=Requantize(),
             probes={DOWN: probe(6)},
             metadata={},
-            progress=notes,
+            progress=listener,
         )
     new = tmp_path / "new"
     found = {file.relative_to(new).as_posix() for file in new.rglob("*") if file.is_file()}
     assert found == {"additional_chat_templates/tool.jinja", "config.json", SINGLE, EDITS, OWN_FACTS}
     assert (new / "additional_chat_templates/tool.jinja").read_text("utf-8").endswith("tool.jinja")
-    (note,) = notes.lines
+    (note,) = listener.notes
     assert note.endswith(": .git/HEAD, flax_model.msgpack, onnx/model.onnx")
 
 
 def test_an_input_that_cannot_be_read_is_no_problem_of_the_output(tmp_path: Path) -> None:
-    path = folder(tmp_path / "old")
-    (path / SINGLE).unlink()
-    table = {}
-    for number, (name, shape) in enumerate(NAMES.items()):
-        (path / f"part-{number}.safetensors").write_bytes(shard({name: shape}, "BF16", seed=number))
-        table[name] = f"part-{number}.safetensors"
-    (path / INDEX).write_text(json.dumps({"weight_map": table}), "utf-8")
+    path, table = file_a_tensor(tmp_path / "old")
     last = path / table["model.layers.0.post_feedforward_layernorm.weight"]
     with (
         Checkpoint.open(path) as source,

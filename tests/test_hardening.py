@@ -279,6 +279,21 @@ def interrupt_after_bake(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return written
 
 
+def test_no_adapter_is_left_without_its_model(source: Path, tmp_path: Path) -> None:
+    """Somebody puts a folder in the place of the output while it is measured."""
+    output, adapter = tmp_path / "out.gguf", tmp_path / "adapter.gguf"
+    with HardeningSession(source, plan(), Changed(), replace(OPTIONS, adapter=adapter)) as session:
+        session.calibrate()
+        session.search()
+        session.measure_before()
+        session.bake(output)
+        session.measure_after()
+        output.mkdir()
+        with pytest.raises(OutputError, match="is a folder"):
+            session.finish()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models", "out.gguf"]
+
+
 def test_what_is_refused_before_any_work(source: Path, tmp_path: Path) -> None:
     before = digest(source)
     link = tmp_path / "link.gguf"

@@ -43,10 +43,9 @@ def test_larger_samples_agree_more(tmp_path: Path) -> None:
             engine,
             file,
             require_hardenable(file),
-            sets("calibration", 48),
+            [disjoint_samples(sets("calibration", 48), size, 3, seed=0) for size in (2, 16)],
             sets("choosing", 6),
             Changed(),
-            sizes=(2, 16),
         )
     small, large = found.sizes
     assert (small.size, large.size) == (2, 16)

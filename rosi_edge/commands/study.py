@@ -66,7 +66,7 @@ def calibration(
     from rosi_edge.study import disjoint_samples, study_calibration
 
     whole = RequestSets(*(bundled(kind, Part.CALIBRATION) for kind in Kind))
-    disjoint_samples(whole, max(sizes), samples, seed)  # Before a model is fetched.
+    drawn = [disjoint_samples(whole, size, samples, seed) for size in sizes]
     choosing = plan_prompts({}, seed=seed).choosing
     options = replace(engine_options(**runtime), held=192)
     with progress_bar() as progress:
@@ -79,12 +79,9 @@ def calibration(
                 engine,
                 file,
                 require_hardenable(file, options.template),
-                whole,
+                drawn,
                 choosing,
                 KeywordJudge(),
-                sizes=sizes,
-                samples=samples,
-                seed=seed,
                 progress=progress,
             )
     if as_json:

@@ -334,9 +334,7 @@ def other_files(folder: Path) -> list[str]:
             folders are nested too deep.
     """
     found = []
-    for path, hidden in _entries(folder):
-        if hidden:
-            continue
+    for path in _entries(folder):
         if path.is_symlink() and not _belongs_to(path, folder):
             raise ModelFileError(
                 f"{path} is a link that leads out of the checkpoint", "Put the file itself in its place"
@@ -350,22 +348,22 @@ def left_out(folder: Path) -> list[str]:
     """What a hardened checkpoint does not take over: the same weights in other forms, hidden folders, and
     what is no file."""
     known = {*_shards(folder), *other_files(folder), OWN_FACTS}
-    names = (path.relative_to(folder).as_posix() for path, _ in _entries(folder))
+    names = (path.relative_to(folder).as_posix() for path in _entries(folder, hidden=True))
     return sorted(name for name in names if name not in known)
 
 
-def _entries(folder: Path) -> Iterator[tuple[Path, bool]]:
-    """All that lies in a folder and is no folder, and whether it is in a hidden one. Follows no links."""
-    waiting = [(folder, 0, False)]
+def _entries(folder: Path, *, hidden: bool = False) -> Iterator[Path]:
+    """All that lies in a folder and is no folder, in hidden folders only if asked for. Follows no links."""
+    waiting = [(folder, 0)]
     while waiting:
-        place, depth, hidden = waiting.pop()
+        place, depth = waiting.pop()
         if depth > _DEEPEST:
             raise ModelFileError(f"the folders in {folder} are nested too deep", _DOWNLOAD_AGAIN)
         for path in place.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                waiting.append((path, depth + 1, hidden or path.name.startswith(".")))
-            else:
-                yield path, hidden
+            if path.is_symlink() or not path.is_dir():
+                yield path
+            elif hidden or not path.name.startswith("."):
+                waiting.append((path, depth + 1))
 
 
 def _belongs_to(path: Path, folder: Path) -> bool:

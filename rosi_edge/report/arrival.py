@@ -95,8 +95,8 @@ def every_tensor(report: HardeningReport) -> str:
         for tensor in sorted(tensors, key=lambda tensor: abs(tensor.delivered - 1.0), reverse=True)
     ]
     note = (
-        "In brackets: the 95 % interval (jackknife) over the n inputs it was measured on, those at the ends "
-        "of prompts that no edit was fitted to."
+        "In brackets: the 95 % interval (jackknife) over the n inputs it was measured on: of prompts that no "
+        "edit was fitted to, or, for an expert that hardly any token was sent to, inputs in their stead."
     )
     known = any(tensor.estimate is not None for tensor in tensors)
     return "\n\n".join([table(head, rows, "llrrrr"), *([note] if known else [])])
