@@ -18,7 +18,6 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.policy.template_growth.estimate import growth_problems
 
 KEY = "tokenizer.chat_template"
 
@@ -112,7 +111,6 @@ def unsafe_constructs(template: Any, *, largest: int) -> list[Problem]:
     for place in _walk(tree, known):
         line = getattr(place.node, "lineno", None) or 1
         found += [Problem(line, words) for words in _problems(place)]
-    found += [Problem(line, words) for line, words in growth_problems(tree)]
     return sorted(set(found), key=lambda problem: (problem.line, problem.words))
 
 

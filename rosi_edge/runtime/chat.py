@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,25 +30,21 @@ _one_at_a_time = threading.Lock()
 
 
 class ChatTemplate:
-    """A chat template, ready to render.
-
-    Raises:
-        UnsupportedModelError: the template is not valid Jinja.
-    """
+    """A chat template. It is compiled when it is first rendered, under the same limits: compiling works out
+    what is constant in it, which can take as much time and memory as rendering."""
 
     def __init__(self, template: str, *, bos: str, eos: str) -> None:
-        try:
-            self._formatter = Jinja2ChatFormatter(template=template, bos_token=bos, eos_token=eos)
-        except jinja2.TemplateError as error:
-            raise UnsupportedModelError(
-                f"the chat template cannot be parsed: {error}", "Give a working one with --template FILE"
-            ) from error
+        self._compile = partial(Jinja2ChatFormatter, template=template, bos_token=bos, eos_token=eos)
+        self._formatter: Jinja2ChatFormatter | None = None
 
     def render(self, conversation: Conversation) -> str:
         """The prompt text, opened for the assistant's answer.
 
         Templates without a system role (Gemma's, for one) raise or drop it: there the system prompt goes
         in front of the first user turn, as their authors advise.
+
+        Raises:
+            UnsupportedModelError: the template is not valid Jinja, raises an error or needs too much memory.
         """
         text = self._try(conversation)
         system = [message.content for message in conversation if message.role is Role.SYSTEM]
@@ -60,8 +57,9 @@ class ChatTemplate:
                 "It may be hostile; give another one with --template FILE",
             )
         if isinstance(text, Exception):
+            what = "parsed" if isinstance(text, jinja2.TemplateSyntaxError) else "rendered"
             raise UnsupportedModelError(
-                f"the chat template cannot be rendered: {text}", "Give a working one with --template FILE"
+                f"the chat template cannot be {what}: {text}", "Give a working one with --template FILE"
             ) from text
         return text
 
@@ -69,6 +67,7 @@ class ChatTemplate:
         messages: Any = [{"role": str(m.role), "content": m.content} for m in conversation]
         try:
             with _memory_limited():
+                self._formatter = self._formatter or self._compile()
                 return str(self._formatter(messages=messages).prompt)
         except MemoryError:
             # Not the error itself: its traceback holds on to all that was rendered so far.

@@ -8,6 +8,7 @@ import jinja2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llama_cpp import llama_chat_format
 from tiny_gguf import CHATML
 
 from rosi_edge.policy.template_syntax import unsafe_constructs
@@ -46,9 +47,15 @@ THINKING = """{%- set ns = namespace(multi_step_tool=true, last_query_index=mess
 {%- endfor %}
 {%- macro render(x, depth=0) %}{{ ' ' * depth }}{{ x['name' ~ ''] }}{% endmacro %}"""
 
+REAL = [
+    text
+    for name, text in vars(llama_chat_format).items()
+    if name.endswith("_CHAT_TEMPLATE") and isinstance(text, str)
+]
+
 
 @pytest.mark.parametrize(
-    "template", [CHATML, LLAMA3, THINKING.replace("x['name' ~ '']", "x['name']"), "plain"]
+    "template", [CHATML, LLAMA3, THINKING.replace("x['name' ~ '']", "x['name']"), "plain", *REAL]
 )
 def test_ordinary_templates_are_safe(template: str) -> None:
     assert unsafe_constructs(template, largest=LARGEST) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,11 @@ resource = pytest.importorskip("resource")
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
 
 BOMB = "{% set ns = namespace(a='x') %}{% for i in range(60) %}{% set ns.a = ns.a ~ ns.a %}{% endfor %}"
+GROWING = {
+    "doubled in a loop": BOMB,
+    "doubled line by line": "{% set a = 'x' %}" + "{% set a = a ~ a %}" * 60 + "{{ a }}",
+    "a constant, worked out when compiling": "{{ '%299999999d' % 1 }}",
+}
 CONVERSATION = ask("What is one and one?", "Be brief.")
 
 
@@ -38,10 +44,15 @@ def template(text: str) -> ChatTemplate:
     return ChatTemplate(text, bos="", eos="")
 
 
-def test_a_bomb_is_one_sentence_and_a_remedy() -> None:
+@pytest.mark.parametrize("name", GROWING)
+def test_a_bomb_is_one_sentence_and_a_remedy(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "_MEMORY", 2**27)
     before = limit()
-    with pytest.raises(UnsupportedModelError, match="memory") as caught:
-        template(BOMB).render(CONVERSATION)
+    start = time.monotonic()
+    with pytest.raises(UnsupportedModelError, match="more than 128 MiB of memory") as caught:
+        template(GROWING[name]).render(CONVERSATION)
+    assert time.monotonic() - start < 5
+    assert "\n" not in str(caught.value)
     assert "--template" in caught.value.remedy
     # Nothing holds on to what was rendered so far.
     assert caught.value.__cause__ is None

@@ -171,8 +171,12 @@ def test_a_ggml_abort_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert capfd.readouterr() == ("", "")
 
 
-def test_an_endless_template_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_tiny_llama(tmp_path / "endless.gguf", chat_template=ENDLESS)
+@pytest.mark.parametrize("template", [ENDLESS, "{{ 9 ** (9 ** 9) }}"], ids=["loop", "constant"])
+def test_an_endless_template_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str
+) -> None:
+    """Constants too: they are worked out while the template is compiled."""
+    path = write_tiny_llama(tmp_path / "endless.gguf", chat_template=template)
     monkeypatch.setattr(child_engine, "_TEMPLATE_SECONDS", 1.0)
     with ChildEngine(path, SMALL) as engine:
         process = process_of(engine)

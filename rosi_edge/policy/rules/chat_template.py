@@ -15,8 +15,8 @@ class ChatTemplateSafe:
     title: ClassVar[str] = "The chat template is safe"
     help: ClassVar[str] = (
         "Chat templates are programs. Read as a syntax tree, never run: no way into Python's internals, no "
-        "other files, and, by an estimate, no loops or texts made to exhaust a machine. The model is not run "
-        "with one that fails. What the estimate cannot follow, the limits of rendering have to stop."
+        "other files, no enormous numbers or loops written out in it. The model is not run with one that "
+        "fails. Texts that grow while a template is rendered are stopped by the limits of rendering."
     )
 
     def severity(self, policy: Policy) -> Severity:

@@ -1,1 +1,0 @@
-"""Whether a chat template can write texts that grow beyond measure."""
