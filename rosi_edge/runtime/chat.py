@@ -24,6 +24,10 @@ except ImportError:  # Windows
 _MEMORY = 2**30
 """Bytes that rendering may take on top of what is in use already. A prompt takes some thousands."""
 
+_LONGEST = 2**22
+"""Characters of a prompt; a context of a million tokens. Tokenizing takes some fifty bytes for each, and lies
+outside the limit of memory."""
+
 _STATM = Path("/proc/self/statm")
 _one_at_a_time = threading.Lock()
 """The limit is the whole process's: two renderings at once would restore each other's."""
@@ -44,7 +48,8 @@ class ChatTemplate:
         in front of the first user turn, as their authors advise.
 
         Raises:
-            UnsupportedModelError: the template is not valid Jinja, raises an error or needs too much memory.
+            UnsupportedModelError: the template is not valid Jinja, raises an error, needs too much memory
+                or makes too long a prompt.
         """
         text = self._try(conversation)
         system = [message.content for message in conversation if message.role is Role.SYSTEM]
@@ -61,6 +66,11 @@ class ChatTemplate:
             raise UnsupportedModelError(
                 f"the chat template cannot be {what}: {text}", "Give a working one with --template FILE"
             ) from text
+        if len(text) > _LONGEST:
+            raise UnsupportedModelError(
+                f"the chat template makes a prompt of {len(text)} characters; {_LONGEST} are allowed",
+                "It may be hostile; give another one with --template FILE",
+            )
         return text
 
     def _try(self, conversation: Conversation) -> str | Exception:

@@ -61,6 +61,15 @@ def test_a_bomb_is_one_sentence_and_a_remedy(name: str, monkeypatch: pytest.Monk
     assert len(bytes(3 * 2**29)) == 3 * 2**29
 
 
+def test_a_long_prompt_never_reaches_the_tokenizer() -> None:
+    """It fits into the limit of memory; its tokens, made outside of it, would not."""
+    assert len(template("{{ 'a' * 2 ** 22 }}").render(CONVERSATION)) == 2**22
+    with pytest.raises(UnsupportedModelError, match="a prompt of 4194305 characters") as caught:
+        template("{{ 'a' * (2 ** 22 + 1) }}").render(CONVERSATION)
+    assert "\n" not in str(caught.value)
+    assert "--template" in caught.value.remedy
+
+
 def test_ordinary_templates_and_other_errors_restore_the_limit() -> None:
     before = limit()
     assert "one and one" in template(CHATML).render(CONVERSATION)
