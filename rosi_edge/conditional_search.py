@@ -42,7 +42,6 @@ from rosi_edge.evaluation.statistics import Estimate
 from rosi_edge.evaluation.verdicts import Judge, Verdict
 from rosi_edge.events import Events, Tried
 from rosi_edge.first_token import FirstTokenScore, FirstTokenScorer
-from rosi_edge.further_directions import FurtherDirection, further_directions
 from rosi_edge.injection.conditional import Form
 from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.injection.profile import Profile, Setting, conditional_edits
@@ -79,8 +78,9 @@ _SAME_STRENGTH = 0.08
 _MOST_DOUBLINGS = 6
 _VISIBLE = 0.025
 """Nats of divergence from which on a strength is one to start from, however much more is allowed."""
-_SEARCH = 2
-"""Raised when a search tries other settings or strengths: it does not go on in an older one's journal."""
+_SEARCH = 3
+"""Raised when a search tries other settings or strengths, or keeps them in another form: it does not go on in
+an older one's journal."""
 _STRONGER = 1.12
 """Next strength to ask for real answers, after one that kept the constraints with little divergence left."""
 _MOST_STRONGER = 2.0
@@ -102,8 +102,6 @@ class ConditionalOptions:
         max_tokens: length of these answers.
         layer: a fixed layer of the direction.
         strength: a fixed strength.
-        directions: how many directions to inject at most; those after the first are of prompt categories, and
-            stay only if they make the model refuse more within the same constraints.
         storage: an Optuna storage URL that several processes share; None for a journal in ``folder``.
         folder: where journals are kept, so that an interrupted search goes on; None to keep nothing.
     """
@@ -118,7 +116,6 @@ class ConditionalOptions:
     max_tokens: int = 16
     layer: int | None = None
     strength: float | None = None
-    directions: int = 1
     storage: str | None = None
     folder: Path | None = None
     seed: int = 0
@@ -314,8 +311,6 @@ class _Search:
         self._options = options
         self._progress = progress
         self._keys: Keys = {}
-        self._further: dict[str, FurtherDirection] = {}
-        self._asked: dict[str, Setting] = {}
         self._deadline = time.monotonic() + options.time_limit if options.time_limit else None
 
     def run(self) -> SearchResult:
@@ -346,7 +341,6 @@ class _Search:
         sweep, order = self._sweep(start)
         points = self._explore(start, order)
         frontier = self._answer(points, original, floor)
-        frontier += self._with_further(choose(frontier, original, floor, options), original, floor)
         return SearchResult(
             original=original,
             floor=floor,
@@ -412,11 +406,7 @@ class _Search:
 
     def _edits(self, setting: Setting) -> tuple[RankOneEdit, ...]:
         vector = self._directions[setting.direction].vector
-        edits = conditional_edits(self._file, self._matrices, self._keys, vector, setting)
-        for category in setting.further:
-            own = self._further[category]
-            edits += conditional_edits(self._file, self._matrices, own.keys, own.vector, setting)
-        return edits
+        return conditional_edits(self._file, self._matrices, self._keys, vector, setting)
 
     @contextmanager
     def _applied(self, setting: Setting) -> Iterator[_Applied]:
@@ -671,32 +661,6 @@ class _Search:
                     frontier.append(self._ask(setting, applied.edits, original, harmless))
         return frontier
 
-    def _with_further(
-        self, best: FrontierPoint | None, original: Behaviour, floor: float
-    ) -> list[FrontierPoint]:
-        """The best point with the directions of categories added one by one, each asked for real answers."""
-        options = self._options
-        if best is None or options.directions < 2:
-            return []
-        setting = self._asked[best.setting]
-        harmful, harmless, *others = self._calibration.sets
-        frontier = []
-        for direction in further_directions(
-            self._engine,
-            replace(RequestSets(harmful, harmless, *others), guarded=self._calibration.guarded),
-            self._matrices,
-            layer=best.layer,
-            most=options.directions - 1,
-            form=setting.form,
-            ridge=options.ridge,
-            progress=self._progress,
-        ):
-            self._further[direction.category] = direction
-            self._progress.note(f"direction of {direction.category}: {direction.rest:.2f} of it is its own")
-            setting = replace(setting, further=tuple(self._further))
-            frontier += self._answer([self._score(setting)], original, floor)
-        return frontier
-
     def _weaker(self, setting: Setting, harmless: Answered) -> Setting | None:
         """The setting at the strength whose divergence is allowed; None when it is already. The divergence
         grows about with the square of the strength."""
@@ -742,8 +706,7 @@ class _Search:
             title="Asking a candidate",
         )
         layer = self._directions[setting.direction].layer
-        point = FrontierPoint(layer, setting.strength, behaviour, edits, setting.describe(), setting.further)
-        self._asked[point.setting] = setting
+        point = FrontierPoint(layer, setting.strength, behaviour, edits, setting.describe())
         self._progress.note(f"{setting.describe()}: {point.describe()}")
         self._events.tried(_as_tried(point))
         return point
@@ -782,7 +745,6 @@ def _from_json(values: Mapping[str, Any]) -> _Point:
     setting = dict(values["setting"])
     setting |= {name: Profile(**setting[name]) for name in ("attention", "mlp")}
     setting |= {"form": Form(setting["form"]), "below": tuple(setting["below"])}
-    setting["further"] = tuple(setting.get("further", ()))
     score = FirstTokenScore(tuple(values["score"]["refused"]), values["score"]["kl"])
     return _Point(Setting(**setting), score)
 

@@ -137,11 +137,6 @@ class HardenOptions:
                 "--promote is for what grid rounding cannot deliver; requantization keeps the types",
                 "Leave --promote or --rounding requantize out",
             )
-        if self.conditional.directions > 1 and self.method == "rosi":
-            raise RosiEdgeError(
-                "several directions need keys of their own, which the paper's method has not",
-                "Leave --directions or --method rosi out",
-            )
         if self.conditional.storage is not None:
             check_storage(self.conditional.storage)
         if self.adapter is not None:

@@ -83,14 +83,13 @@ class LayerTrial:
 @dataclass(frozen=True)
 class FrontierPoint:
     """One setting tried with real answers on the choosing prompts; ``edits`` are at strength one, ``setting``
-    says in words what they are, ``further`` which categories' own directions they have besides."""
+    says in words what they are."""
 
     layer: int
     strength: float
     behaviour: Behaviour
     edits: tuple[RankOneEdit, ...]
     setting: str = ""
-    further: tuple[str, ...] = ()
 
     def describe(self) -> str:
         behaviour = self.behaviour

@@ -57,7 +57,6 @@ def run(
     path: Path,
     options: ConditionalOptions,
     events: Events = Events(),  # noqa: B008
-    calibration_sets: RequestSets | None = None,
     elicitation: str | None = None,
     judge: Judge = KeywordJudge(),  # noqa: B008
 ) -> SearchResult:
@@ -66,9 +65,7 @@ def run(
         LlamaEngine(path, EngineOptions(threads=1, context_size=1024, held=64)) as engine,
     ):
         matrices = require_hardenable(file)
-        calibration = calibrate(
-            engine, calibration_sets or sets("calibration"), matrices, elicitation=elicitation
-        )
+        calibration = calibrate(engine, sets("calibration"), matrices, elicitation=elicitation)
         with calibration.inputs:
             return search_conditional(
                 engine,
@@ -215,28 +212,6 @@ def test_candidates_of_single_layers(layers: int) -> None:
     *same, own = direction_candidates(calibration, None)
     assert [candidate.name for candidate in same] == [candidate.name for candidate in single]
     assert own.vector.shape == vectors.shape
-
-
-def test_further_directions_of_categories(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Random weights diverge little until they write nothing but broken text.
-    monkeypatch.setattr(conditional_search, "_MOST_DOUBLINGS", 0)
-    harmful, harmless, sounds = groups("calibration")
-    prompts = [
-        replace(prompt, category=("weapons", "fraud", "stalking")[index % 3])
-        for index, prompt in enumerate(harmful.prompts)
-    ]
-    calibration_sets = RequestSets(PromptSet.of("harmful", prompts * 3, "made up"), harmless, sounds)
-    # Whatever random weights answer keeps the constraints, so that further directions are tried.
-    options = replace(OPTIONS, min_compliance=0.0, max_kl=50.0, answered=1, directions=3)
-    result = run(model, options, calibration_sets=calibration_sets)
-    further = [point.further for point in result.frontier]
-    assert () in further
-    assert {len(names) for names in further} == {0, 1, 2}
-    assert all(set(names) <= {"weapons", "fraud", "stalking"} for names in further)
-    for point in result.frontier:
-        edited = [edit.tensor for edit in point.edits]
-        assert len(edited) == len(set(edited)) * (1 + len(point.further))
-        assert all(name in point.setting for name in point.further)
 
 
 def test_a_direction_a_layer_goes_to_its_own_layer(model: Path) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rosi_edge.prompt_plan import PromptPlan
 
 BASIC = (
-    *("method", "layer", "directions", "alpha", "min_compliance", "max_kl", "trials", "time_limit"),
+    *("method", "layer", "alpha", "min_compliance", "max_kl", "trials", "time_limit"),
     *("storage", "no_paper", "stress"),
 )
 FILE = ("rounding", "min_delivered", "promote", "imatrix", "compare_rounding", "adapter", "force")

@@ -68,9 +68,6 @@ class Duration(click.ParamType[float]):
                                       "to harmful requests only.")  # fmt: skip
 @click.option("--layer", type=Auto(int, 0), default="auto", show_default=True,
               help="Layer of the direction.")  # fmt: skip
-@click.option("--directions", type=click.IntRange(1, 8), default=1, show_default=True,
-              help="Directions to inject at most; those after the first are of prompt categories and stay "
-                   "only if they pay (conditional).")  # fmt: skip
 @click.option("--alpha", type=Strength(), default="auto", show_default=True, help="Strength.")
 @click.option("--min-compliance", type=click.FloatRange(0, 1), default=None,
               help="Lowest benign compliance allowed, on the choosing prompts  [default: 1 point under the "

@@ -57,7 +57,6 @@ def hardening_options(
             folder=folder,
             layer=layer,
             strength=values["alpha"],
-            directions=values["directions"],
             seed=values["seed"],
         ),
         min_delivered=values["min_delivered"],

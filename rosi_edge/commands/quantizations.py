@@ -36,7 +36,6 @@ _SEARCHING = frozenset(
         "attribute",
         "adapter",
         "report_folder",
-        "directions",
     ]
 )
 

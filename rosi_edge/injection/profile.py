@@ -49,7 +49,6 @@ class Setting:
         direction: the name of a candidate direction, such as ``layer 15``.
         below: β for each set of inputs but the positive one; negative where they are to be pushed along.
         strength: α.
-        further: the categories whose own directions are injected besides, each by keys of its own.
     """
 
     direction: str
@@ -58,7 +57,6 @@ class Setting:
     mlp: Profile
     below: tuple[float, ...]
     strength: float
-    further: tuple[str, ...] = ()
 
     def at(self, strength: float) -> Setting:
         return replace(self, strength=strength)
@@ -69,8 +67,7 @@ class Setting:
             for name, p in (("attention", self.attention), ("MLP", self.mlp))
         ]
         below = "/".join(f"{share:.2f}" for share in self.below)
-        direction = " + ".join((self.direction, *self.further))
-        return f"{direction}, {self.form}, {', '.join(parts)}, β {below}, strength {self.strength:.3f}"
+        return f"{self.direction}, {self.form}, {', '.join(parts)}, β {below}, strength {self.strength:.3f}"
 
 
 def conditional_edits(

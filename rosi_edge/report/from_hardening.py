@@ -201,7 +201,6 @@ def _injection(run: Run) -> schema.Injection:
         method=run.method,
         rounding=run.rounding,
         setting=run.chosen.setting if run.chosen else "",
-        further=run.chosen.further if run.chosen else (),
         strength=run.chosen.strength if run.chosen else 0.0,
         min_compliance=run.search.floor,
         max_kl=run.max_kl,

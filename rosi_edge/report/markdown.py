@@ -151,12 +151,6 @@ def _what_was_done(report: HardeningReport) -> str:
             f"{code(report.model.file_name)} avoid around block {direction.layer}: what an ablated model "
             "cannot write cannot be measured in its activations."
         )
-    if injection.further:
-        names = ", ".join(plain(name, 60) for name in injection.further)
-        source += (
-            f" What sets the requests of a category apart gave a further direction for each of "
-            f"these, with keys of its own: {names}."
-        )
     return f"{source} {_applied(report)} {_input_side(injection.method)}"
 
 

@@ -6,7 +6,8 @@ changes its meaning or goes.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -120,7 +121,6 @@ class Injection(Record):
     Attributes:
         rounding: how the edits were put into blocks.
         setting: the chosen point in words.
-        further: categories of prompts whose own directions were injected besides the common one.
         strength: α; 0 when no strength was good enough.
         min_compliance: benign compliance on the choosing prompts, 0 … 1, below which no strength was taken.
         max_kl: nats of mean KL divergence there above which none was taken; None without such a limit.
@@ -131,12 +131,20 @@ class Injection(Record):
     method: Method = "rosi"
     rounding: str = "requantize"
     setting: Text = ""
-    further: tuple[Text, ...] = ()
     strength: float
     min_compliance: float
     max_kl: float | None = None
     delivered: float | None
     tensors: tuple[EditedTensor, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, values: Any) -> Any:
+        # Reports of earlier versions list here the categories that had directions of their own; those that
+        # were injected are named in ``setting`` too.
+        if isinstance(values, Mapping):
+            return {name: value for name, value in values.items() if name != "further"}
+        return values
 
 
 class FrontierPoint(Record):

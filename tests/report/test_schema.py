@@ -24,6 +24,14 @@ def test_json_comes_back_as_the_same_report(report: HardeningReport) -> None:
     assert HardeningReport.model_validate_json(to_json(report)) == report
 
 
+@pytest.mark.parametrize("further", [[], ["fraud", "weapons"]])
+def test_an_older_report_is_read(report: HardeningReport, further: list[str]) -> None:
+    """They list categories with directions of their own, which are injected no longer."""
+    document = json.loads(to_json(report))
+    document["injection"]["further"] = further
+    assert HardeningReport.model_validate_json(json.dumps(document)) == report
+
+
 def test_evaluation_comes_back_as_the_same_report(evaluation: EvaluationReport) -> None:
     assert EvaluationReport.model_validate_json(to_json(evaluation)) == evaluation
 
