@@ -10,14 +10,15 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from rosi_edge.attribute import open_attribute
+from rosi_edge.basics.statistics import Estimate, PairedChange, paired_change
 from rosi_edge.commands.output import progress_bar
-from rosi_edge.conditional_search import ConditionalOptions
 from rosi_edge.evaluation.behaviour import Behaviour, Judged, compare
-from rosi_edge.evaluation.statistics import Estimate, PairedChange, paired_change
 from rosi_edge.evaluation.verdicts import Verdict
-from rosi_edge.hardening import HardeningSession, HardenOptions
-from rosi_edge.models.sources import resolve
+from rosi_edge.hardening.attribute import open_attribute
+from rosi_edge.hardening.options import HardenOptions
+from rosi_edge.hardening.session import HardeningSession
+from rosi_edge.search.options import ConditionalOptions
+from rosi_edge.sources.resolve import resolve
 
 SHOWN = 8
 

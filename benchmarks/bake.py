@@ -32,21 +32,22 @@ import llama_cpp
 import numpy as np
 from quantizations import quantize
 
-from rosi_edge.bake import BakedTensor
-from rosi_edge.direction import Directions
-from rosi_edge.evaluation.behaviour import Behaviour, RequestSets, measure_behaviour
+from rosi_edge.baking.measure import BakedTensor
+from rosi_edge.basics.progress import Advance
+from rosi_edge.direction.difference import Directions
+from rosi_edge.edits.adapter import read_adapter, write_adapter
+from rosi_edge.edits.rank_one import RankOneEdit
+from rosi_edge.edits.write_directions import write_direction
+from rosi_edge.evaluation.behaviour import Behaviour, measure_behaviour
 from rosi_edge.evaluation.judges.keyword import KeywordJudge
-from rosi_edge.hardening import HardeningSession, HardenOptions
-from rosi_edge.injection.adapter import read_adapter, write_adapter
-from rosi_edge.injection.edits import RankOneEdit
-from rosi_edge.injection.write_directions import write_direction
+from rosi_edge.hardening.options import HardenOptions
+from rosi_edge.hardening.session import HardeningSession
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.models.sources import resolve
-from rosi_edge.progress import Advance
-from rosi_edge.prompt_plan import PromptPlan, plan_prompts
+from rosi_edge.prompts.plan import PromptPlan, RequestSets, plan_prompts
 from rosi_edge.runtime.engine import EngineOptions, ask
 from rosi_edge.runtime.taps import TapRequest
-from rosi_edge.search import FrontierPoint
+from rosi_edge.search.result import FrontierPoint
+from rosi_edge.sources.resolve import resolve
 
 VERSIONS = {
     "Q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0,

@@ -24,9 +24,9 @@ import numpy as np
 
 from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.models.sources import resolve
 from rosi_edge.policy.model import DEFAULT_POLICY, parse_policy
 from rosi_edge.policy.run import Checked, CheckOptions, check
+from rosi_edge.sources.resolve import resolve
 
 TESTS = Path(__file__).parents[1] / "tests"
 _LONGEST_FILE = 30.0

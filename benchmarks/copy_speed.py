@@ -11,7 +11,7 @@ from statistics import median
 
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.rewrite import rewrite
-from rosi_edge.models.sources import resolve
+from rosi_edge.sources.resolve import resolve
 
 
 def main() -> None:

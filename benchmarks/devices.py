@@ -18,12 +18,12 @@ from pathlib import Path
 import llama_cpp
 from torch_engine import unpack
 
-from rosi_edge.models.sources import resolve
-from rosi_edge.prompts import Kind, Part, bundled
+from rosi_edge.prompts.sets import Kind, Part, bundled
 from rosi_edge.runtime.child_engine import ChildEngine
 from rosi_edge.runtime.engine import EngineOptions, StoppableEngine, ask
 from rosi_edge.runtime.taps import TapRequest
 from rosi_edge.runtime.torch_engine import TorchEngine
+from rosi_edge.sources.resolve import resolve
 
 ALL_LAYERS = 999
 TOKENS = 32

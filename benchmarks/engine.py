@@ -13,14 +13,14 @@ from statistics import median
 
 from llama_cpp import Llama
 
-from rosi_edge.injection.rosi import rosi_edits, row_means
+from rosi_edge.edits.paper import rosi_edits, row_means
+from rosi_edge.inspection import require_hardenable
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.models.inspect import require_hardenable
-from rosi_edge.models.sources import resolve
-from rosi_edge.prompts import Kind, Part, bundled
+from rosi_edge.prompts.sets import Kind, Part, bundled
 from rosi_edge.runtime.engine import ask
 from rosi_edge.runtime.llama_engine import LlamaEngine
 from rosi_edge.runtime.taps import TapRequest
+from rosi_edge.sources.resolve import resolve
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -21,11 +21,12 @@ from typing import Any
 import gguf
 import llama_cpp
 import numpy as np
-import numpy.typing as npt
 from llama_cpp import Llama
 
-from rosi_edge.evaluation.checkpoint import Checkpoint
+from rosi_edge.basics.arrays import Float32
+from rosi_edge.basics.progress import SILENT
 from rosi_edge.evaluation.judges.keyword import KeywordJudge
+from rosi_edge.evaluation.kept import Checkpoint
 from rosi_edge.evaluation.multiple_choice import Question
 from rosi_edge.evaluation.multiple_choice import bundled as bundled_questions
 from rosi_edge.evaluation.suites.refusal import Refusal
@@ -33,14 +34,16 @@ from rosi_edge.evaluation.suites.suite import Subject
 from rosi_edge.evaluation.suites.utility import tokenized
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.rewrite import Retyped, rewrite
-from rosi_edge.models.sources import resolve
-from rosi_edge.progress import SILENT
-from rosi_edge.prompts import Kind, Part, PromptSet, bundled
+from rosi_edge.prompts.sets import (
+    Kind,
+    Part,
+    PromptSet,
+    bundled,
+)
 from rosi_edge.quantization.codec import dequantize
 from rosi_edge.runtime.engine import Tokens, ask
 from rosi_edge.runtime.llama_engine import LlamaEngine
-
-Float32 = npt.NDArray[np.float32]
+from rosi_edge.sources.resolve import resolve
 
 MAX_TOKENS = 32
 AGREEMENT_PROMPTS = 32

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from harden import run_harden
 
-from rosi_edge.evaluation.statistics import Estimate, PairedChange
-from rosi_edge.report.schema import HardeningReport
+from rosi_edge.basics.statistics import Estimate, PairedChange
+from rosi_edge.records.hardening import HardeningReport
 
 SEARCH = ("look", "extract", "search")
 

@@ -26,8 +26,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from rosi_edge.basics.statistics import cohen_kappa, proportion
 from rosi_edge.evaluation.judges.keyword import KeywordJudge
-from rosi_edge.evaluation.statistics import cohen_kappa, proportion
 from rosi_edge.evaluation.verdicts import Verdict
 
 FIELDS = {"prompt": str, "response_start": str, "unsafe_llamaguard2": int, "complied_substring": int}

@@ -17,14 +17,13 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType as Type
 
-from rosi_edge.bake import bake
-from rosi_edge.injection.edits import RankOneEdit
+from rosi_edge.baking.gguf import bake
+from rosi_edge.basics.arrays import Float32
+from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.models.architectures import WriteMatrix, write_matrices
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.quantization.codec import quantize
 from rosi_edge.quantization.grid_rounding import GridRounding, input_factor
-
-Float32 = npt.NDArray[np.float32]
 
 LAYERS, HIDDEN, FEED_FORWARD, VOCABULARY = 32, 4096, 11008, 32000
 _TILE = 64

@@ -17,7 +17,7 @@ from pathlib import Path
 import llama_cpp
 from quantizations import quantize
 
-from rosi_edge.models.sources import resolve
+from rosi_edge.sources.resolve import resolve
 
 # As llama-quantize names them; the model itself is the fifth.
 TYPES = {

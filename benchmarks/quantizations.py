@@ -9,7 +9,7 @@ from pathlib import Path
 
 import llama_cpp
 
-from rosi_edge.runtime import llama_abi
+from rosi_edge.native import log
 
 
 def quantize(source: Path, target: Path, kind: int, threads: int | None = None) -> Path:
@@ -18,7 +18,7 @@ def quantize(source: Path, target: Path, kind: int, threads: int | None = None) 
     Args:
         kind: one of ``llama_cpp.LLAMA_FTYPE_*``.
     """
-    llama_abi.silence()
+    log.silence()
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.nthread = threads or len(os.sched_getaffinity(0))
     parameters.ftype = kind

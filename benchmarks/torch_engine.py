@@ -16,17 +16,15 @@ from pathlib import Path
 
 import llama_cpp
 import numpy as np
-import numpy.typing as npt
 from quantizations import quantize
 
-from rosi_edge.models.sources import resolve
-from rosi_edge.prompts import Kind, Part, bundled
+from rosi_edge.basics.arrays import Float32
+from rosi_edge.prompts.sets import Kind, Part, bundled
 from rosi_edge.runtime.engine import Engine, Tokens, ask
 from rosi_edge.runtime.llama_engine import LlamaEngine
 from rosi_edge.runtime.taps import Capture, TapRequest
 from rosi_edge.runtime.torch_engine import TorchEngine
-
-Float32 = npt.NDArray[np.float32]
+from rosi_edge.sources.resolve import resolve
 
 
 def unpack(model: Path, folder: Path) -> Path:

@@ -28,9 +28,9 @@ from rosi_edge_tui.memory import Memory
 from rosi_edge_tui.steps import Step
 from textual.pilot import Pilot
 
-from rosi_edge.models.inspect import inspect
-from rosi_edge.models.sources import resolve
-from rosi_edge.prompts import Kind, Part, bundled
+from rosi_edge.inspection import inspect
+from rosi_edge.prompts.sets import Kind, Part, bundled
+from rosi_edge.sources.resolve import resolve
 
 PROMPTS = 45
 """Of each kind; the tool splits them into three parts."""

@@ -6,17 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from gguf import GGMLQuantizationType
 from tiny_gguf import write_tiny_llama
 
-from rosi_edge.bake import bake
-from rosi_edge.injection.edits import RankOneEdit
+from rosi_edge.baking.gguf import bake
+from rosi_edge.basics.arrays import Float32
+from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.models.architectures import write_matrices
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.quantization.grid_rounding import GridRounding, input_factor
 
-Float32 = npt.NDArray[np.float32]
 Types = GGMLQuantizationType | Mapping[str, GGMLQuantizationType]
 
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import settings
 from tiny_gguf import write_tiny_llama
 
-from rosi_edge.models.sources import CACHE_VARIABLE, cache_folder, resolve
+from rosi_edge.basics.cache import CACHE_VARIABLE, cache_folder
 from rosi_edge.runtime.llama_engine import LlamaEngine
+from rosi_edge.sources.resolve import resolve
 
 # Shared machines pause whenever they like; time limits belong to the whole test.
 settings.register_profile("any-machine", deadline=None)

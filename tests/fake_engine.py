@@ -6,16 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from rosi_edge.basics.arrays import Float32
+from rosi_edge.basics.progress import Advance
+from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.evaluation.verdicts import Verdict
-from rosi_edge.injection.edits import RankOneEdit
-from rosi_edge.progress import Advance
-from rosi_edge.prompts import Prompt, PromptSet
+from rosi_edge.prompts.sets import Prompt, PromptSet
 from rosi_edge.runtime.engine import Conversation, Generation, ModelFacts, OnText, Tokens
 from rosi_edge.runtime.taps import Capture, Tapped, TapRequest, Visit
-
-Float32 = npt.NDArray[np.float32]
 
 REFUSAL, ANSWER = 0, 1
 """The vocabulary; an answer is one such token."""

@@ -11,9 +11,8 @@ from unittest import mock
 
 import llama_cpp
 import numpy as np
-import numpy.typing as npt
 
-Float32 = npt.NDArray[np.float32]
+from rosi_edge.basics.arrays import Float32
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]

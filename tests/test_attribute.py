@@ -11,20 +11,20 @@ from click.testing import CliRunner
 from fake_engine import prompt_set
 from report.sample_report import make_report
 
-from rosi_edge.attribute import (
+from rosi_edge.commands.harden import harden
+from rosi_edge.errors import PromptSetError, RosiEdgeError
+from rosi_edge.evaluation.behaviour import Behaviour, Judged, compare, refusal_openings
+from rosi_edge.evaluation.verdicts import Verdict
+from rosi_edge.hardening.attribute import (
     GUARDED,
     AttributeFileError,
     bundled_attributes,
     open_attribute,
     prompts_and_judge,
 )
-from rosi_edge.commands.harden import harden
-from rosi_edge.diagnosis import diagnose
-from rosi_edge.errors import PromptSetError, RosiEdgeError
-from rosi_edge.evaluation.behaviour import Behaviour, Judged, compare, refusal_openings
-from rosi_edge.evaluation.verdicts import Verdict
-from rosi_edge.prompt_plan import plan_prompts
-from rosi_edge.prompts import Kind, Part, bundled
+from rosi_edge.hardening.verdict import diagnose
+from rosi_edge.prompts.plan import plan_prompts
+from rosi_edge.prompts.sets import Kind, Part, bundled
 from rosi_edge.runtime.engine import Generation
 
 TOML = """
@@ -176,8 +176,8 @@ def test_the_command_hands_it_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ROSI_EDGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("rosi_edge.models.sources.resolve", lambda model, progress: Path(model))
-    monkeypatch.setattr("rosi_edge.hardening.harden", instead)
+    monkeypatch.setattr("rosi_edge.sources.resolve.resolve", lambda model, progress: Path(model))
+    monkeypatch.setattr("rosi_edge.hardening.session.harden", instead)
     result = CliRunner().invoke(
         harden, ["model.gguf", "-o", "out.gguf", "--attribute", "unknowable", "--elicit"]
     )

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-import numpy.typing as npt
 import pytest
 from command import assert_refused, rosi_edge, write_requests
 from tiny_gguf import CHATML, write_tiny_llama
 
-Float32 = npt.NDArray[np.float32]
+from rosi_edge.basics.arrays import Float32
 
 QUICK = ("-t", "1", "-c", "1024")
 

@@ -18,18 +18,20 @@ from gguf import GGMLQuantizationType as T
 from plain_llama import high_level_llama
 from tiny_gguf import write_tiny_llama
 
-from rosi_edge import bake as bake_module
-from rosi_edge.bake import BakedTensor, UndeliveredError, bake
+from rosi_edge.baking import tensor as bake_module
+from rosi_edge.baking.gguf import bake
+from rosi_edge.baking.measure import BakedTensor
+from rosi_edge.baking.settings import Settings
+from rosi_edge.baking.tensor import _LARGE_CHANGE, UndeliveredError, _short_of
+from rosi_edge.basics.arrays import Float32
+from rosi_edge.edits.rank_one import MOST_DIRECTIONS, RankOneEdit
 from rosi_edge.errors import OutputError, RosiEdgeError, UnsupportedModelError
-from rosi_edge.injection.edits import MOST_DIRECTIONS, RankOneEdit
 from rosi_edge.models.architectures import write_matrices
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.quantization.grid_rounding import GridRounding, input_factor
 from rosi_edge.quantization.promotion import Promotion, promotion_of
 from rosi_edge.quantization.rounding import Requantize, Rounding
-from rosi_edge.verify import verify
-
-Float32 = npt.NDArray[np.float32]
+from rosi_edge.verification.gguf import verify
 
 MIXES: dict[str, T | dict[str, T]] = {
     "F32": T.F32,
@@ -355,7 +357,7 @@ def test_an_edit_larger_than_the_steps_gets_other_scales(
 ) -> None:
     source = baking.model(tmp_path / "model.gguf", kind)
     noise = {}
-    for name, limit in (("kept", np.inf), ("rescaled", bake_module._LARGE_CHANGE)):
+    for name, limit in (("kept", np.inf), ("rescaled", _LARGE_CHANGE)):
         monkeypatch.setattr(bake_module, "_LARGE_CHANGE", limit)
         target = tmp_path / f"{name}.gguf"
         with GgufFile.open(source) as file:
@@ -398,11 +400,11 @@ def test_a_small_edit_leaves_the_scales_alone(tmp_path: Path) -> None:
 
 
 def test_what_is_too_little_of_an_edit() -> None:
-    settings = bake_module.Settings(Requantize(), {}, {}, min_delivered=0.9)
+    settings = Settings(Requantize(), {}, {}, min_delivered=0.9)
     full, half = BakedTensor("a", "Q4_0", 1.0, 0.5), BakedTensor("a", "Q4_0", 0.5, 0.5)
     drowned = BakedTensor("a", "Q4_0", 1.0, 9.0)
     experts = [BakedTensor(f"a[{i}]", "Q4_0", delivered, 9.0) for i, delivered in enumerate((0.7, 1.2))]
-    short = bake_module._short_of
+    short = _short_of
     assert short([full], settings) is None
     assert short([half], settings) == half
     assert short([drowned], settings) == drowned

@@ -13,14 +13,16 @@ import pytest
 from models.test_checkpoint import NAMES, folder, shard
 from models.test_sources import Listener
 
-from rosi_edge import bake as module
-from rosi_edge import bake_checkpoint as checkpoint_module
-from rosi_edge.bake import BakedTensor, UndeliveredError
-from rosi_edge.bake_checkpoint import EDITS, bake_checkpoint, read_facts
+from rosi_edge.baking import checkpoint as checkpoint_module
+from rosi_edge.baking import tensor as module
+from rosi_edge.baking.checkpoint import EDITS, bake_checkpoint, read_facts
+from rosi_edge.baking.measure import BakedTensor
+from rosi_edge.baking.tensor import UndeliveredError
+from rosi_edge.edits.adapter import read_adapter
+from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.errors import ModelFileError, OutputError, UnsupportedModelError
-from rosi_edge.injection.adapter import read_adapter
-from rosi_edge.injection.edits import RankOneEdit
-from rosi_edge.models.checkpoint import INDEX, OWN_FACTS, SINGLE, Checkpoint, to_float32
+from rosi_edge.models.checkpoint import Checkpoint, to_float32
+from rosi_edge.models.checkpoint_files import INDEX, OWN_FACTS, SINGLE
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.quantization.codec import dequantize
 from rosi_edge.quantization.grid_rounding import GridRounding, input_factor

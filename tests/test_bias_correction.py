@@ -14,16 +14,22 @@ import pytest
 from fake_engine import prompt_set
 from gguf import GGMLQuantizationType as T
 
-from rosi_edge.bake import BakedTensor, UndeliveredError
-from rosi_edge.bias_correction import ExactEffect, bake_corrected, corrected, measure_exact
-from rosi_edge.declaration import MOST_CORRECTION, PREFIX, read_declaration
-from rosi_edge.evaluation.behaviour import RequestSets
-from rosi_edge.injection.edits import RankOneEdit
+from rosi_edge.baking.bias_correction import (
+    ExactEffect,
+    bake_corrected,
+    corrected,
+    measure_exact,
+)
+from rosi_edge.baking.measure import BakedTensor
+from rosi_edge.baking.tensor import UndeliveredError
+from rosi_edge.edits.declaration import MOST_CORRECTION, PREFIX, read_declaration
+from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.rewrite import rewrite
+from rosi_edge.prompts.plan import RequestSets
 from rosi_edge.runtime.engine import EngineOptions
 from rosi_edge.runtime.llama_engine import LlamaEngine
-from rosi_edge.verify import verify
+from rosi_edge.verification.gguf import verify
 
 NAME = "blk.0.ffn_down.weight"
 

@@ -10,13 +10,19 @@ import pytest
 from fake_engine import prompt_set
 from tiny_gguf import write_tiny_llama
 
-from rosi_edge import calibration
-from rosi_edge.activations import InputRows
-from rosi_edge.calibration import calibrate, candidate_matrices, common_suffix, resampled_cosine, solve
-from rosi_edge.evaluation.behaviour import RequestSets
-from rosi_edge.injection.conditional import Form
+from rosi_edge.direction import calibration
+from rosi_edge.direction.activations import InputRows
+from rosi_edge.direction.calibration import (
+    calibrate,
+    candidate_matrices,
+    common_suffix,
+    resampled_cosine,
+    solve,
+)
+from rosi_edge.edits.keys import Form
+from rosi_edge.inspection import require_hardenable
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.models.inspect import require_hardenable
+from rosi_edge.prompts.plan import RequestSets
 from rosi_edge.runtime.engine import EngineOptions, ask
 from rosi_edge.runtime.llama_engine import LlamaEngine
 from rosi_edge.runtime.taps import Positions, TapRequest

@@ -14,29 +14,26 @@ import pytest
 from fake_engine import prompt_set
 from tiny_gguf import write_tiny_llama
 
-from rosi_edge import conditional_search
-from rosi_edge.activations import InputRows
-from rosi_edge.calibration import Calibration, calibrate
-from rosi_edge.conditional_search import (
-    ConditionalOptions,
-    direction_candidates,
-    layer_candidates,
-    search_conditional,
-)
-from rosi_edge.direction import Directions
+from rosi_edge.direction.activations import InputRows
+from rosi_edge.direction.calibration import Calibration, calibrate
+from rosi_edge.direction.difference import Directions
+from rosi_edge.edits.keys import Form, Key
+from rosi_edge.edits.profile import Profile, Setting, conditional_edits
 from rosi_edge.errors import RosiEdgeError
-from rosi_edge.evaluation.behaviour import RequestSets
 from rosi_edge.evaluation.judges.keyword import KeywordJudge
 from rosi_edge.evaluation.verdicts import Judge, Verdict
-from rosi_edge.events import Events, Tried
-from rosi_edge.injection.conditional import Form, Key
-from rosi_edge.injection.profile import Profile, Setting, conditional_edits
+from rosi_edge.hardening.events import Events
+from rosi_edge.inspection import require_hardenable
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.models.inspect import require_hardenable
-from rosi_edge.prompts import PromptSet
+from rosi_edge.prompts.plan import RequestSets
+from rosi_edge.prompts.sets import PromptSet
 from rosi_edge.runtime.engine import Conversation, EditHandle, EngineOptions
 from rosi_edge.runtime.llama_engine import LlamaEngine
-from rosi_edge.search import SearchResult
+from rosi_edge.search import conditional as conditional_search
+from rosi_edge.search.candidates import direction_candidates, layer_candidates
+from rosi_edge.search.conditional import search_conditional
+from rosi_edge.search.options import ConditionalOptions
+from rosi_edge.search.result import SearchResult, Tried
 
 OPTIONS = ConditionalOptions(trials=4, answered=2, max_tokens=4, max_kl=5.0)
 SHARED = replace(OPTIONS, trials=8)
@@ -130,7 +127,7 @@ def test_strength_is_doubled_until_the_divergence_can_be_seen(
     # Only once more after it can be seen, however much is allowed.
     seen = max(trial.strength for trial in far.sweep)
     assert 0.5 < seen < 32
-    monkeypatch.setattr(conditional_search, "_VISIBLE", 1e9)
+    monkeypatch.setattr(conditional_search, "VISIBLE", 1e9)
     far = run(model, replace(OPTIONS, max_kl=1e9, trials=1, answered=1))
     assert {trial.strength for trial in far.sweep} == {64.0}
     assert max(trial.strength for trial in near.sweep) <= 0.5
@@ -189,7 +186,7 @@ def test_a_point_that_costs_nothing_is_asked_much_stronger_and_halfway_back(
         if point.answered:
             asked.append(point.strength)
 
-    monkeypatch.setattr(conditional_search, "_VISIBLE", 0.0)
+    monkeypatch.setattr(conditional_search, "VISIBLE", 0.0)
     run(
         model,
         replace(OPTIONS, max_kl=1e9, trials=1, answered=4),

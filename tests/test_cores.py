@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from rosi_edge.cores import usable_cores
+from rosi_edge.basics.cores import usable_cores
 
 
 def test_with_and_without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,10 @@ import pytest
 from fake_engine import prompt_set
 from scipy.stats import binomtest
 
-from rosi_edge.diagnosis import diagnose, nothing_to_choose
 from rosi_edge.evaluation.behaviour import Behaviour, Judged, compare
 from rosi_edge.evaluation.verdicts import Verdict
-from rosi_edge.report.schema import Verdict as Diagnosis
+from rosi_edge.hardening.verdict import diagnose, nothing_to_choose
+from rosi_edge.records.hardening import Verdict as Diagnosis
 from rosi_edge.runtime.engine import Generation
 
 N = 80

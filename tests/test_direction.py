@@ -11,17 +11,16 @@ import pytest
 from fake_engine import FakeEngine
 from sklearn.metrics import roc_auc_score
 
-from rosi_edge.direction import (
-    DEFAULT_ELICITATION,
+from rosi_edge.basics.arrays import Float32
+from rosi_edge.direction.difference import (
     Directions,
     LayerSeparation,
     extract_directions,
     write_control_vector,
 )
+from rosi_edge.direction.elicitation import DEFAULT_ELICITATION
 from rosi_edge.errors import PromptSetError
 from rosi_edge.runtime.engine import Conversation, Role
-
-Float32 = npt.NDArray[np.float32]
 
 HIDDEN, LAYERS = 40, 5
 POSITIVE = [f"harmful {index}" for index in range(21)]

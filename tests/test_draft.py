@@ -11,7 +11,8 @@ from models.test_checkpoint import folder
 from split_gguf import split_gguf
 from tiny_gguf import write_tiny_llama
 
-from rosi_edge.draft import Draft, checked_place
+from rosi_edge.baking.destination import checked_place
+from rosi_edge.baking.draft import Draft
 from rosi_edge.errors import OutputError
 from rosi_edge.models.atomic import atomic_write
 from rosi_edge.models.checkpoint import Checkpoint
@@ -66,7 +67,7 @@ def test_no_part_of_the_model_is_overwritten(tmp_path: Path, name: str) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from rosi_edge.draft import Draft
+from rosi_edge.baking.draft import Draft
 from rosi_edge.models.open_weights import open_weights
 with open_weights(Path(sys.argv[1])) as weights:
     draft = Draft.beside(weights, Path(sys.argv[2]))

@@ -15,31 +15,32 @@ from gguf.quants import dequantize as gguf_dequantize
 from test_hardening import CONDITIONAL, OPTIONS, Changed, check_report, plan
 from tiny_gguf import write_tiny_llama
 
-from rosi_edge import calibration, conditional_search
-from rosi_edge.activations import InputRows
-from rosi_edge.bake import UndeliveredError, bake
-from rosi_edge.calibration import LEAST_ROWS, calibrate, read_responses, solve
-from rosi_edge.declaration import declare
+from rosi_edge.baking.gguf import bake
+from rosi_edge.baking.inputs import input_factors, stand_ins, unseen_inputs
+from rosi_edge.baking.tensor import UndeliveredError
+from rosi_edge.basics.arrays import Float32
+from rosi_edge.direction import calibration
+from rosi_edge.direction.activations import InputRows
+from rosi_edge.direction.calibration import (
+    LEAST_ROWS,
+    calibrate,
+    read_responses,
+    solve,
+)
+from rosi_edge.edits.adapter import read_adapter, write_adapter
+from rosi_edge.edits.declaration import declare
+from rosi_edge.edits.keys import Form
+from rosi_edge.edits.paper import rosi_edits, row_means
+from rosi_edge.edits.profile import Profile, Setting, conditional_edits
+from rosi_edge.edits.rank_one import (
+    RankOneEdit,
+    by_matrix,
+    matrix_name,
+    tensor_and_expert,
+)
 from rosi_edge.errors import UnsupportedModelError
-from rosi_edge.evaluation.behaviour import RequestSets
-from rosi_edge.hardening import harden
-from rosi_edge.injection.adapter import read_adapter, write_adapter
-from rosi_edge.injection.conditional import Form
-from rosi_edge.injection.edits import RankOneEdit, by_matrix, matrix_name, tensor_and_expert
-from rosi_edge.injection.profile import Profile, Setting, conditional_edits
-from rosi_edge.injection.rosi import rosi_edits, row_means
-from rosi_edge.models.architectures import write_matrices
-from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.models.inspect import require_hardenable
-from rosi_edge.quantization.grid_rounding import GridRounding, input_factor
-from rosi_edge.quantization.promotion import AUTO
-from rosi_edge.quantization.rounding import Requantize
-from rosi_edge.report.write import write_report
-from rosi_edge.rounding_inputs import input_factors, stand_ins, unseen_inputs
-from rosi_edge.runtime.engine import EngineOptions, ask
-from rosi_edge.runtime.llama_engine import LlamaEngine
-from rosi_edge.runtime.taps import Positions, TapRequest
-from rosi_edge.transfer import (
+from rosi_edge.hardening.session import harden
+from rosi_edge.hardening.transfer import (
     FoundEdits,
     Target,
     TransferOptions,
@@ -47,9 +48,19 @@ from rosi_edge.transfer import (
     require_fit,
     transfer_all,
 )
-from rosi_edge.verify import verify
-
-Float32 = npt.NDArray[np.float32]
+from rosi_edge.inspection import require_hardenable
+from rosi_edge.models.architectures import write_matrices
+from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.prompts.plan import RequestSets
+from rosi_edge.quantization.grid_rounding import GridRounding, input_factor
+from rosi_edge.quantization.promotion import AUTO
+from rosi_edge.quantization.rounding import Requantize
+from rosi_edge.report.write import write_report
+from rosi_edge.runtime.engine import EngineOptions, ask
+from rosi_edge.runtime.llama_engine import LlamaEngine
+from rosi_edge.runtime.taps import Positions, TapRequest
+from rosi_edge.search import conditional as conditional_search
+from rosi_edge.verification.gguf import verify
 
 STACK = "blk.1.ffn_down_exps.weight"
 ENGINE = EngineOptions(threads=1, context_size=1024)
@@ -312,7 +323,7 @@ def test_a_stack_keeps_its_type_whatever_promotion_is_allowed(tmp_path: Path) ->
 
 
 def test_more_than_a_file_can_declare_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rosi_edge.declaration.MAX_ARRAY_ELEMENTS", 1000)
+    monkeypatch.setattr("rosi_edge.edits.declaration.MAX_ARRAY_ELEMENTS", 1000)
     edits = some_edits((0, 1))
     with pytest.raises(UnsupportedModelError, match="1024 numbers, and a file can declare 1000"):
         declare("grid", [STACK], edits, edits)
@@ -324,7 +335,7 @@ def test_more_than_a_file_can_declare_is_refused(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("method", ["rosi", "conditional"])
 def test_hardened_and_verified(tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Random weights diverge little until an edit is larger than the range of their codes.
-    monkeypatch.setattr(conditional_search, "_MOST_DOUBLINGS", 0)
+    monkeypatch.setattr(conditional_search, "MOST_DOUBLINGS", 0)
     source, target, adapter = tmp_path / "model.gguf", tmp_path / "out.gguf", tmp_path / "adapter.gguf"
     write_tiny_llama(source, layers=3, experts=4, types={"ffn_down_exps": Type.Q4_0})
     options = OPTIONS if method == "rosi" else CONDITIONAL

@@ -17,24 +17,25 @@ import pytest
 from fake_engine import prompt_set
 from tiny_gguf import CHATML, write_tiny_llama
 
-from rosi_edge import hardening
-from rosi_edge.bake import BakedTensor, bake
-from rosi_edge.conditional_search import ConditionalOptions
+from rosi_edge.baking.gguf import bake
+from rosi_edge.baking.measure import BakedTensor
+from rosi_edge.edits.adapter import read_adapter
 from rosi_edge.errors import OutputError, RosiEdgeError, UnsupportedModelError
 from rosi_edge.evaluation import behaviour
-from rosi_edge.evaluation.behaviour import RequestSets
 from rosi_edge.evaluation.verdicts import Verdict
-from rosi_edge.events import Events, Tried
-from rosi_edge.hardening import HardeningSession, HardenOptions, harden
-from rosi_edge.injection.adapter import read_adapter
+from rosi_edge.hardening import session as hardening
+from rosi_edge.hardening.events import Events
+from rosi_edge.hardening.options import HardenOptions
+from rosi_edge.hardening.session import HardeningSession, harden
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.prompt_plan import PromptPlan
+from rosi_edge.prompts.plan import PromptPlan, RequestSets
 from rosi_edge.quantization.codec import dequantize_rows, quantize
-from rosi_edge.report.schema import HardeningReport
+from rosi_edge.records.hardening import HardeningReport
 from rosi_edge.runtime.engine import EngineOptions, ask
 from rosi_edge.runtime.llama_engine import LlamaEngine
-from rosi_edge.search import SearchOptions
-from rosi_edge.verify import verify
+from rosi_edge.search.options import ConditionalOptions, SearchOptions
+from rosi_edge.search.result import Tried
+from rosi_edge.verification.gguf import verify
 
 
 class Changed:
@@ -275,7 +276,7 @@ def interrupt_after_bake(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         written.append(target)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rosi_edge.draft.bake", interrupted)
+    monkeypatch.setattr("rosi_edge.baking.draft.bake", interrupted)
     return written
 
 

@@ -10,18 +10,19 @@ import pytest
 from plain_llama import high_level_llama
 from weaken import write_weakened
 
-from rosi_edge.conditional_search import ConditionalOptions
+from rosi_edge.edits.adapter import read_adapter
 from rosi_edge.evaluation.judges.keyword import KeywordJudge
-from rosi_edge.hardening import HardenOptions, harden
-from rosi_edge.injection.adapter import read_adapter
+from rosi_edge.hardening.options import HardenOptions
+from rosi_edge.hardening.session import harden
 from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.prompt_plan import PromptPlan, plan_prompts
-from rosi_edge.prompts import Kind, Part
+from rosi_edge.prompts.plan import PromptPlan, plan_prompts
+from rosi_edge.prompts.sets import Kind, Part
 from rosi_edge.runtime.engine import ask
 from rosi_edge.runtime.llama_engine import LlamaEngine
 from rosi_edge.runtime.taps import TapRequest
-from rosi_edge.verify import verify
+from rosi_edge.search.options import ConditionalOptions
+from rosi_edge.verification.gguf import verify
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(1800)]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from rosi_edge.basics.statistics import mean, proportion
 from rosi_edge.commands.output import estimate_text
-from rosi_edge.evaluation.statistics import mean, proportion
 
 
 def test_every_figure_has_its_n_and_its_interval_if_there_is_one() -> None:

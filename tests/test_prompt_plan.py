@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from rosi_edge.errors import PromptSetError
-from rosi_edge.prompt_plan import SIZES, PromptPlan, plan_prompts
-from rosi_edge.prompts import Kind, Part
+from rosi_edge.prompts.plan import SIZES, PromptPlan, plan_prompts
+from rosi_edge.prompts.sets import Kind, Part
 
 
 def texts(plan: PromptPlan) -> dict[tuple[Part, Kind], list[str]]:

@@ -13,9 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rosi_edge import prompts
 from rosi_edge.errors import PromptSetError
-from rosi_edge.prompts import Kind, Part, Prompt, PromptSet, bundled, load_prompts, split
+from rosi_edge.prompts import sets as prompts
+from rosi_edge.prompts.sets import (
+    Kind,
+    Part,
+    Prompt,
+    PromptSet,
+    bundled,
+    load_prompts,
+    split,
+)
 
 
 def write(folder: Path, data: bytes | str, name: str = "set.txt") -> Path:

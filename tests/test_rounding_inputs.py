@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from fake_engine import prompt_set
 
-from rosi_edge.activations import InputRows
-from rosi_edge.calibration import POSITIONS
-from rosi_edge.evaluation.behaviour import RequestSets
-from rosi_edge.injection.edits import RankOneEdit
-from rosi_edge.rounding_inputs import input_factors, unseen_inputs
+from rosi_edge.baking.inputs import input_factors, unseen_inputs
+from rosi_edge.direction.activations import InputRows
+from rosi_edge.direction.calibration import POSITIONS
+from rosi_edge.edits.rank_one import RankOneEdit
+from rosi_edge.prompts.plan import RequestSets
 from rosi_edge.runtime.engine import EngineOptions, ask
 from rosi_edge.runtime.llama_engine import LlamaEngine
 from rosi_edge.runtime.taps import Positions, TapRequest

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from fake_engine import FakeEngine, FakeJudge, prompt_set
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rosi_edge.direction import Directions, LayerSeparation
-from rosi_edge.evaluation.behaviour import RequestSets
-from rosi_edge.injection.edits import RankOneEdit
-from rosi_edge.search import SearchOptions, SearchResult, best_balance, choose, search
-
-Float32 = npt.NDArray[np.float32]
+from rosi_edge.basics.arrays import Float32
+from rosi_edge.direction.difference import Directions, LayerSeparation
+from rosi_edge.edits.rank_one import RankOneEdit
+from rosi_edge.prompts.plan import RequestSets
+from rosi_edge.search.options import SearchOptions
+from rosi_edge.search.paper import choose, search
+from rosi_edge.search.result import SearchResult, best_balance
 
 LAYERS = 16
 HARMFUL = [f"harmful {index}" for index in range(50)]

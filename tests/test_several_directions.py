@@ -11,20 +11,23 @@ import pytest
 from gguf import GGMLQuantizationType as T
 from tiny_gguf import write_tiny_llama
 
-from rosi_edge.bake import bake
-from rosi_edge.declaration import PREFIX, read_declaration
+from rosi_edge.baking.gguf import bake
+from rosi_edge.edits.adapter import read_adapter, write_adapter
+from rosi_edge.edits.declaration import PREFIX, read_declaration
+from rosi_edge.edits.rank_one import (
+    MOST_DIRECTIONS,
+    RankOneEdit,
+    by_matrix,
+    leading,
+)
 from rosi_edge.errors import ModelFileError, UnsupportedModelError
-from rosi_edge.injection.adapter import read_adapter, write_adapter
-from rosi_edge.injection.edits import MOST_DIRECTIONS, RankOneEdit, by_matrix, leading
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.quantization.codec import dequantize
 from rosi_edge.quantization.grid_rounding import GridRounding, input_factor
 from rosi_edge.quantization.rounding import Requantize
 from rosi_edge.runtime.engine import EngineOptions, ask
 from rosi_edge.runtime.llama_engine import LlamaEngine
-from rosi_edge.verify import verify
-
-Float32 = npt.NDArray[np.float32]
+from rosi_edge.verification.gguf import verify
 
 
 def random_edit(tensor: str, rows: int, columns: int, seed: int, size: float = 1.0) -> RankOneEdit:

@@ -17,13 +17,13 @@ from tiny_gguf import write_tiny_llama
 
 from rosi_edge.cli import application
 from rosi_edge.errors import PromptSetError
-from rosi_edge.evaluation.behaviour import RequestSets
+from rosi_edge.inspection import require_hardenable
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.models.inspect import require_hardenable
-from rosi_edge.prompts import Kind, Part, bundled
+from rosi_edge.prompts.plan import RequestSets
+from rosi_edge.prompts.sets import Kind, Part, bundled
 from rosi_edge.runtime.engine import EngineOptions
 from rosi_edge.runtime.llama_engine import LlamaEngine
-from rosi_edge.study import at_equal_divergence, disjoint_samples, study_calibration
+from rosi_edge.study.calibration import at_equal_divergence, disjoint_samples, study_calibration
 
 
 def sets(part: str, count: int) -> RequestSets:

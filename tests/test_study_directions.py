@@ -9,13 +9,13 @@ from fake_engine import prompt_set
 from test_hardening import Changed
 from tiny_gguf import write_tiny_llama
 
-from rosi_edge.evaluation.behaviour import RequestSets
+from rosi_edge.inspection import require_hardenable
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.models.inspect import require_hardenable
-from rosi_edge.prompts import PromptSet
+from rosi_edge.prompts.plan import RequestSets
+from rosi_edge.prompts.sets import PromptSet
 from rosi_edge.runtime.engine import EngineOptions
 from rosi_edge.runtime.llama_engine import LlamaEngine
-from rosi_edge.study_directions import DirectionsResult, DirectionsStudy, study_directions
+from rosi_edge.study.directions import DirectionsResult, DirectionsStudy, study_directions
 
 CATEGORIES = ("fraud", "stalking", "weapons")
 # Of three equally large categories the third's mean follows from the common one and the other two.

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from rosi_edge.terminal import TerminalProgress
+from rosi_edge.commands.terminal import TerminalProgress
 
 
 def test_the_time_left_is_known_even_when_units_are_minutes_apart() -> None:

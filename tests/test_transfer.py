@@ -20,18 +20,13 @@ from test_hardening import OPTIONS as HARDENING
 from test_hardening import Changed, Unmoved, interrupt_after_bake, plan
 from tiny_gguf import write_tiny_llama
 
+from rosi_edge.baking.inputs import SharedFactors
+from rosi_edge.basics.progress import Advance
+from rosi_edge.edits.adapter import write_adapter
+from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.errors import ModelFileError, OutputError, UnsupportedModelError
-from rosi_edge.hardening import harden
-from rosi_edge.injection.adapter import write_adapter
-from rosi_edge.injection.edits import RankOneEdit
-from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.models.inspect import inspect
-from rosi_edge.progress import Advance
-from rosi_edge.quantization.codec import dequantize
-from rosi_edge.quantization.promotion import NEVER
-from rosi_edge.rounding_inputs import SharedFactors
-from rosi_edge.runtime.engine import EngineOptions
-from rosi_edge.transfer import (
+from rosi_edge.hardening.session import harden
+from rosi_edge.hardening.transfer import (
     FoundEdits,
     Target,
     TransferOptions,
@@ -40,7 +35,12 @@ from rosi_edge.transfer import (
     transfer,
     transfer_all,
 )
-from rosi_edge.verify import verify
+from rosi_edge.inspection import inspect
+from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.quantization.codec import dequantize
+from rosi_edge.quantization.promotion import NEVER
+from rosi_edge.runtime.engine import EngineOptions
+from rosi_edge.verification.gguf import verify
 
 OPTIONS = TransferOptions(engine=EngineOptions(threads=1, context_size=1024), max_tokens=8)
 NAMES = ("blk.0.attn_output.weight", "blk.1.ffn_down.weight")

@@ -11,26 +11,25 @@ from pathlib import Path
 
 import baking
 import numpy as np
-import numpy.typing as npt
 import pytest
 from command import rosi_edge
 from gguf import GGMLQuantizationType as T
 
-from rosi_edge.bake import bake
-from rosi_edge.bias_correction import corrected
-from rosi_edge.declaration import PREFIX, read_declaration
+from rosi_edge.baking.bias_correction import corrected
+from rosi_edge.baking.gguf import bake
+from rosi_edge.basics.arrays import Bytes
+from rosi_edge.edits.adapter import read_adapter, write_adapter
+from rosi_edge.edits.declaration import PREFIX, read_declaration
+from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.errors import ModelFileError
-from rosi_edge.injection.adapter import read_adapter, write_adapter
-from rosi_edge.injection.edits import RankOneEdit
+from rosi_edge.inspection import inspect
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.models.inspect import inspect
 from rosi_edge.models.rewrite import encode_field, rewrite
 from rosi_edge.models.seal import SEAL_KEY, seal_of
 from rosi_edge.quantization.codec import dequantize
 from rosi_edge.quantization.rounding import Requantize, Rounding
-from rosi_edge.verify import Verification, verify
-
-Bytes = npt.NDArray[np.uint8]
+from rosi_edge.verification.gguf import verify
+from rosi_edge.verification.result import Verification
 
 MIX = {"attn_output": T.Q5_0, "ffn_down": T.Q4_K, "ffn_up": T.Q8_0}
 GRIDS = [

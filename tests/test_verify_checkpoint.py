@@ -13,17 +13,18 @@ import pytest
 from click.testing import CliRunner
 from models.test_checkpoint import NAMES, folder, shard
 
-from rosi_edge.bake_checkpoint import EDITS, bake_checkpoint, sealed
+from rosi_edge.baking.checkpoint import EDITS, bake_checkpoint, sealed
 from rosi_edge.commands.verify import verify as command
+from rosi_edge.edits.adapter import write_adapter
+from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.errors import RosiEdgeError
-from rosi_edge.injection.adapter import write_adapter
-from rosi_edge.injection.edits import RankOneEdit
-from rosi_edge.models.checkpoint import OWN_FACTS, SINGLE, Checkpoint
-from rosi_edge.models.inspect import own_metadata
+from rosi_edge.inspection import own_metadata
+from rosi_edge.models.checkpoint import Checkpoint
+from rosi_edge.models.checkpoint_files import OWN_FACTS, SINGLE
 from rosi_edge.quantization.grid_rounding import GridRounding, input_factor
 from rosi_edge.quantization.rounding import Requantize
-from rosi_edge.verify import Verification
-from rosi_edge.verify_checkpoint import verify_checkpoint
+from rosi_edge.verification.checkpoint import verify_checkpoint
+from rosi_edge.verification.result import Verification
 
 DOWN, OUT = "blk.0.ffn_down.weight", "blk.0.attn_output.weight"
 

@@ -14,11 +14,12 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from rosi_edge.basics.arrays import Float32
 from rosi_edge.models.architectures import write_matrices
-from rosi_edge.models.gguf_file import GgufFile, MetadataArray
+from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.gguf_header import MetadataArray
 from rosi_edge.quantization.codec import dequantize, quantize
 
-Float32 = npt.NDArray[np.float32]
 EMBEDDING = "token_embd.weight"
 
 

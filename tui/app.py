@@ -39,11 +39,11 @@ from .widgets.key_line import KeyLine
 from .widgets.step_bar import StepBar
 
 if TYPE_CHECKING:
-    from rosi_edge.attribute import Attribute
-    from rosi_edge.models.inspect import Inspection
-    from rosi_edge.prompt_plan import PromptPlan
-    from rosi_edge.report.schema import HardeningReport
-    from rosi_edge.search import FrontierPoint
+    from rosi_edge.hardening.attribute import Attribute
+    from rosi_edge.inspection import Inspection
+    from rosi_edge.prompts.plan import PromptPlan
+    from rosi_edge.records.hardening import HardeningReport
+    from rosi_edge.search.result import FrontierPoint
 
 _PANES: tuple[type[StepPane], ...] = (
     *(ModelPane, CheckupPane, CalibratePane, StrengthPane, TryPane, BakePane, ReportPane),
@@ -324,7 +324,7 @@ class Wizard(App[str | None]):
 
         def attached(activity: Activity) -> Any:
             if session is not None:
-                from rosi_edge.events import Events
+                from rosi_edge.hardening.events import Events
 
                 session.progress = activity
                 session.events = Events(separation=activity.emit, tried=activity.emit, baked=activity.emit)

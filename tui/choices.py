@@ -19,10 +19,10 @@ from rosi_edge.commands.hardening_options import hardening_options
 
 if TYPE_CHECKING:
     # Not at run time: these bring scipy and optuna, and the wizard shall be there at once.
-    from rosi_edge.attribute import Attribute
     from rosi_edge.evaluation.verdicts import Judge
-    from rosi_edge.hardening import HardenOptions
-    from rosi_edge.prompt_plan import PromptPlan
+    from rosi_edge.hardening.attribute import Attribute
+    from rosi_edge.hardening.options import HardenOptions
+    from rosi_edge.prompts.plan import PromptPlan
 
 BASIC = (
     *("method", "layer", "alpha", "min_compliance", "max_kl", "trials", "time_limit"),
@@ -112,8 +112,8 @@ class Choices:
         Raises:
             click.UsageError, RosiEdgeError: an option, a prompt file or an attribute cannot be used.
         """
-        from rosi_edge.attribute import prompts_and_judge
-        from rosi_edge.prompts import Kind
+        from rosi_edge.hardening.attribute import prompts_and_judge
+        from rosi_edge.prompts.sets import Kind
 
         values = self.parse()
         files = {
@@ -131,7 +131,7 @@ class Choices:
         Raises:
             click.UsageError, RosiEdgeError: an option cannot be used.
         """
-        from rosi_edge.attribute import open_attribute
+        from rosi_edge.hardening.attribute import open_attribute
 
         values = self.parse()
         about = None if values["attribute"] is None else open_attribute(values["attribute"])
@@ -149,7 +149,7 @@ class Choices:
         """
         flags = self.flags()
         if storage := self.text("storage"):
-            from rosi_edge.conditional_search import shown_storage
+            from rosi_edge.search.journal import shown_storage
 
             flags = [shown_storage(storage) if text == storage else text for text in flags]
         words = ["rosi-edge", "harden", self.model, "-o", self.output or "OUT.gguf", *flags]

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rosi_edge.progress import Advance
+from rosi_edge.basics.progress import Advance
 
 Clock = Callable[[], float]
 
@@ -45,7 +45,7 @@ class Outcome:
 
 
 class Activity:
-    """What a job tells; implements ``rosi_edge.progress.Progress``.
+    """What a job tells; implements ``rosi_edge.basics.progress.Progress``.
 
     Once ``stopping`` is set, whatever the work reports next ends it with KeyboardInterrupt.
     """

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rosi_edge.errors import RosiEdgeError
 
 if TYPE_CHECKING:
-    from rosi_edge.models.inspect import Inspection
+    from rosi_edge.inspection import Inspection
 
 
 def megabytes(size: int) -> str:

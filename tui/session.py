@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     # Not at run time: the wizard shall be there before scipy, optuna and matplotlib are.
-    from rosi_edge.bake import BakedTensor
-    from rosi_edge.direction import Directions
+    from rosi_edge.baking.measure import BakedTensor
+    from rosi_edge.basics.progress import Progress
+    from rosi_edge.direction.difference import Directions
     from rosi_edge.evaluation.behaviour import Behaviour
     from rosi_edge.evaluation.verdicts import Judge
-    from rosi_edge.events import Events
-    from rosi_edge.hardening import HardenOptions
-    from rosi_edge.models.inspect import Inspection
-    from rosi_edge.progress import Progress
-    from rosi_edge.prompt_plan import PromptPlan
-    from rosi_edge.report.schema import HardeningReport, Verdict
-    from rosi_edge.search import FrontierPoint, SearchResult
+    from rosi_edge.hardening.events import Events
+    from rosi_edge.hardening.options import HardenOptions
+    from rosi_edge.inspection import Inspection
+    from rosi_edge.prompts.plan import PromptPlan
+    from rosi_edge.records.hardening import HardeningReport, Verdict
+    from rosi_edge.search.result import FrontierPoint, SearchResult
 
 
 class Session(Protocol):
-    """The steps of ``rosi_edge.hardening.HardeningSession``."""
+    """The steps of ``rosi_edge.hardening.session.HardeningSession``."""
 
     options: HardenOptions
     progress: Progress
@@ -81,19 +81,19 @@ class Library:
         gc.freeze()
 
     def resolve(self, reference: str, progress: Progress) -> Path:
-        from rosi_edge.models.sources import resolve
+        from rosi_edge.sources.resolve import resolve
 
         return resolve(reference, progress)
 
     def inspect(self, path: Path) -> Inspection:
-        from rosi_edge.models.inspect import inspect
+        from rosi_edge.inspection import inspect
 
         return inspect(path)
 
     def open(
         self, path: Path, prompts: PromptPlan, judge: Judge, options: HardenOptions, progress: Progress
     ) -> Session:
-        from rosi_edge.hardening import HardeningSession
+        from rosi_edge.hardening.session import HardeningSession
 
         return HardeningSession(path, prompts, judge, options, progress)
 

@@ -8,15 +8,12 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from rosi_edge.basics.arrays import Bytes, Float32, Float64
 from rosi_edge.errors import ModelFileError, UnsupportedModelError
 from rosi_edge.models.architectures import WriteMatrix
 from rosi_edge.models.weights import Weights
 from rosi_edge.quantization.codec import dequantize_bytes, quantize
 from rosi_edge.quantization.grid import grid_of
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Bytes = npt.NDArray[np.uint8]
 
 _READ_BYTES = 1 << 24
 _MOST_EXPERTS = 8

@@ -17,22 +17,19 @@ from itertools import groupby
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from rosi_edge.abliteration.columns import sample_columns
 from rosi_edge.abliteration.confidence import confidence
 from rosi_edge.abliteration.spectrum import Bottom, bottom
 from rosi_edge.abliteration.windows import SlidingWindows, Window
-from rosi_edge.ahead import Ahead
+from rosi_edge.basics.ahead import Ahead
+from rosi_edge.basics.arrays import Float32, Float64
+from rosi_edge.basics.progress import SILENT, Advance, Progress
 from rosi_edge.errors import ModelFileError
 from rosi_edge.models.architectures import WriteMatrix
 from rosi_edge.models.weights import Weights
-from rosi_edge.progress import SILENT, Advance, Progress
 from rosi_edge.quantization.codec import dequantize
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
 
 LEAST_CONFIDENCE = 0.99
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve, eigh
 
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
+from rosi_edge.basics.arrays import Float32, Float64
 
 SMALLEST_SPREAD = 8.0
 """Channels that a direction must be spread over to count. Real models have single channels that hardly

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rosi_edge.commands.options import PATH, engine_options, runtime_flags
+from rosi_edge.commands.arguments import PATH
+from rosi_edge.commands.options import engine_options, runtime_flags
 from rosi_edge.commands.output import COULD_NOT_RUN, FINDING, progress_bar, refuse_to_overwrite, show
 from rosi_edge.errors import FAULT, RosiEdgeError
 
@@ -107,10 +108,10 @@ def check(
 
 
 def _check(model: str, base: str | None, policy: Policy, options: CheckOptions) -> CheckReport:
-    from rosi_edge.models.sources import resolve
+    from rosi_edge.policy.provenance import manifest_path
     from rosi_edge.policy.run import Checked, could_not_start
     from rosi_edge.policy.run import check as run
-    from rosi_edge.provenance import manifest_path
+    from rosi_edge.sources.resolve import resolve
 
     path = Path(model)
     try:
@@ -139,7 +140,7 @@ def _check(model: str, base: str | None, policy: Policy, options: CheckOptions) 
 
 def _without_later_parts(models: tuple[str, ...]) -> list[str]:
     """With the first part of a model in place of each later one: hooks name the files that have changed."""
-    from rosi_edge.models.gguf_file import PART_NAME, part_name
+    from rosi_edge.models.parts import PART_NAME, part_name
 
     kept: list[str] = []
     for model in models:
@@ -204,8 +205,8 @@ def _write_starter(path: Path) -> None:
 def _write_manifest(model: str, base: str | None, target: Path) -> None:
     from rosi_edge.models.digest import sha256_of_model
     from rosi_edge.models.gguf_file import GgufFile
-    from rosi_edge.models.sources import resolve
-    from rosi_edge.provenance import make_manifest, write_manifest
+    from rosi_edge.policy.provenance import make_manifest, write_manifest
+    from rosi_edge.sources.resolve import resolve
 
     with progress_bar() as progress, GgufFile.open(resolve(model, progress)) as file:
         digest = sha256_of_model(file, progress)

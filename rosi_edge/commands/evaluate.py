@@ -8,11 +8,8 @@ from typing import Any
 import click
 from rich.table import Table
 
-from rosi_edge.commands.options import (
-    PATH,
-    engine_options,
-    runtime_flags,
-)
+from rosi_edge.commands.arguments import PATH
+from rosi_edge.commands.options import engine_options, runtime_flags
 from rosi_edge.commands.output import (
     COULD_NOT_RUN,
     INTERRUPTED,
@@ -91,7 +88,7 @@ def evaluate(
     from rosi_edge.evaluation.run import EvaluateOptions, Named
     from rosi_edge.evaluation.run import evaluate as run
     from rosi_edge.evaluation.suites import Choices, open_suites
-    from rosi_edge.models.sources import resolve
+    from rosi_edge.sources.resolve import resolve
 
     choices = Choices(
         harmful=harmful,
@@ -150,7 +147,7 @@ def evaluate(
 def _show(report: Any) -> None:
     from rich.text import Text
 
-    from rosi_edge.models.gguf_file import printable
+    from rosi_edge.basics.text import printable
 
     compared = report.base is not None
     judge = printable(f"judge {report.judge.name}", 90) if report.judge else "no judge"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
+from rosi_edge.commands.arguments import PATH
 from rosi_edge.commands.options import (
-    PATH,
     elicit_option,
     elicitation_of,
     engine_options,
@@ -23,7 +23,7 @@ from rosi_edge.commands.output import (
 
 if TYPE_CHECKING:
     # Not at run time: scipy comes with it.
-    from rosi_edge.evaluation.statistics import Estimate
+    from rosi_edge.basics.statistics import Estimate
 
 
 @click.command()
@@ -47,13 +47,18 @@ def extract(
     import json
     from dataclasses import asdict
 
-    from rosi_edge.direction import extract_directions, write_control_vector
+    from rosi_edge.direction.difference import extract_directions, write_control_vector
     from rosi_edge.models.digest import sha256_of_model
     from rosi_edge.models.open_weights import open_weights
-    from rosi_edge.models.sources import resolve
-    from rosi_edge.prompts import Kind, Part, bundled, load_prompts
+    from rosi_edge.prompts.sets import (
+        Kind,
+        Part,
+        bundled,
+        load_prompts,
+    )
     from rosi_edge.report.layers import auc_estimate, d_prime_estimate
     from rosi_edge.runtime.open_engine import open_engine
+    from rosi_edge.sources.resolve import resolve
 
     positive = load_prompts(harmful) if harmful else bundled(Kind.HARMFUL, Part.CALIBRATION)
     negative = load_prompts(harmless) if harmless else bundled(Kind.HARMLESS, Part.CALIBRATION)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -12,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rosi_edge.commands.arguments import PATH, Auto, Duration, Strength
+from rosi_edge.commands.harden_output import show
 from rosi_edge.commands.hardening_options import hardening_options
-from rosi_edge.commands.options import PATH, Auto, Strength, elicit_option, runtime_flags
+from rosi_edge.commands.options import elicit_option, runtime_flags
 from rosi_edge.commands.output import (
     FINDING,
     HARM_LABELS,
-    estimate_text,
-    not_written,
     progress_bar,
     refuse_to_overwrite,
-    show_figures,
 )
 from rosi_edge.commands.quantizations import (
     exit_code,
@@ -35,22 +32,7 @@ from rosi_edge.errors import OutputError, RosiEdgeError
 
 if TYPE_CHECKING:
     # Not at run time: what a report needs is slow to import.
-    from rosi_edge.report.schema import FrontierPoint, HardeningReport
-
-_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-class Duration(click.ParamType[float]):
-    """Seconds, or a number with ``s``, ``m`` or ``h`` behind it."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)([smh]?)", str(value).strip(), re.ASCII)
-        seconds = float(found[1]) * _SECONDS[found[2]] if found else math.nan
-        if not seconds > 0:
-            self.fail(f"{value!r} is no length of time, such as 90, 10m or 1h", param, ctx)
-        return seconds
+    pass
 
 
 @click.command()
@@ -133,15 +115,21 @@ def harden(
     """Harden MODEL into a new file, of the same types and size where they hold the edit, and prove what it
     did."""
     # The flags that only steer the run are read by hardening_options.
-    from rosi_edge.attribute import prompts_and_judge
-    from rosi_edge.hardening import harden as run
+    from rosi_edge.baking.inputs import SharedFactors
+    from rosi_edge.basics.cache import cache_folder
+    from rosi_edge.hardening.attribute import prompts_and_judge
+    from rosi_edge.hardening.session import harden as run
+    from rosi_edge.hardening.transfer import (
+        Target,
+        check_targets,
+        edits_from,
+        transfer_all,
+    )
     from rosi_edge.models.atomic import checked_target
-    from rosi_edge.models.gguf_file import parts_beside
-    from rosi_edge.models.sources import cache_folder, resolve
-    from rosi_edge.prompts import Kind
+    from rosi_edge.models.parts import parts_beside
+    from rosi_edge.prompts.sets import Kind
     from rosi_edge.report.write import check_folder, write_report
-    from rosi_edge.rounding_inputs import SharedFactors
-    from rosi_edge.transfer import Target, check_targets, edits_from, transfer_all
+    from rosi_edge.sources.resolve import resolve
 
     # Everything that can be refused is refused before the first long step.
     prompts, judge, about = prompts_and_judge(
@@ -212,7 +200,7 @@ def harden(
     if as_json:
         click.echo(report.model_dump_json(indent=2))
     else:
-        _show(report, output, report_folder, labels)
+        show(report, output, report_folder, labels)
         show_files(report.also, [other.output for other in others][: len(report.also)], labels)
         if others and not report.also and problem is None:
             click.echo("also      nothing: there is no edit to bake into the other files")
@@ -235,60 +223,7 @@ def _command(storage: str | None) -> str:
     """As it was typed, but reports are published, and a storage's address may hold a password."""
     arguments = sys.argv[1:]
     if storage is not None:
-        from rosi_edge.conditional_search import shown_storage
+        from rosi_edge.search.journal import shown_storage
 
         arguments = [argument.replace(storage, shown_storage(storage)) for argument in arguments]
     return shlex.join(["rosi-edge", *arguments])
-
-
-def _show(
-    report: HardeningReport, output: Path, report_folder: Path | None, labels: tuple[str, str, str]
-) -> None:
-    from rosi_edge.report.arrival import promotion_words, rounding_words
-    from rosi_edge.report.experiments import attacks_words
-    from rosi_edge.report.layers import direction_taken
-    from rosi_edge.report.limits import beyond_limits_words
-
-    show_figures(report.before, report.after, report.changes, names=("before", "after"), labels=labels)
-    if beyond := beyond_limits_words(report):
-        click.echo(f"limits    {beyond}")
-    for finding in report.findings:
-        click.echo(f"finding   {finding}")
-    click.echo(f"verdict   {report.verdict.status}: {report.verdict.reason}")
-    if report.verdict.advice:
-        click.echo(f"advice    {report.verdict.advice}")
-    for point in report.frontier:
-        if point.chosen:
-            click.echo(f"chosen    {_point_text(point)}")
-    if report.paper is not None:
-        click.echo(f"paper     {_point_text(report.paper)}; best under the same limits")
-    taken = direction_taken(report)
-    click.echo(f"direction {taken or 'none taken'}")
-    click.echo(f"strength  {report.injection.strength:.4g}")
-    if report.injection.delivered is not None:
-        click.echo(
-            f"delivered {report.injection.delivered:.2f} of the edit, on average over "
-            f"{len(report.injection.tensors)} tensors. {promotion_words(report)}"
-        )
-    if report.rounding_check is not None:
-        click.echo(f"rounding  {rounding_words(report.rounding_check)}")
-    if report.stress is not None:
-        click.echo(f"attacks   {attacks_words(report.stress)}")
-    click.echo(f"time      {report.timing.total:.0f} s")
-    if report.output is None:
-        click.echo(f"file      {not_written(report.changes)}")
-    else:
-        # The first of its parts, where the model has several.
-        place = output.with_name(report.output.file_name)
-        click.echo(f"file      {place} ({report.output.size / 1e6:.1f} MB, sha256 {report.output.sha256})")
-    if report_folder is not None:
-        click.echo(f"report    {report_folder / 'report.md'}")
-
-
-def _point_text(point: FrontierPoint) -> str:
-    """Of the choosing prompts."""
-    kl = f", KL {estimate_text(point.kl)}" if point.kl else ""
-    return (
-        f"refusal {estimate_text(point.harmful_refusal)}, "
-        f"benign compliance {estimate_text(point.benign_compliance)}{kl}, on the choosing prompts"
-    )

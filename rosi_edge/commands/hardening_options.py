@@ -10,8 +10,8 @@ from rosi_edge.commands.options import elicitation_of, engine_options
 
 if TYPE_CHECKING:
     # Not at run time: these bring scipy and optuna, and refusing a flag shall not wait for them.
-    from rosi_edge.attribute import Attribute
-    from rosi_edge.hardening import HardenOptions
+    from rosi_edge.hardening.attribute import Attribute
+    from rosi_edge.hardening.options import HardenOptions
 
 RUNTIME = ("threads", "batch_size", "context_size", "gpu_layers", "rpc", "template")
 
@@ -30,10 +30,9 @@ def hardening_options(
     Raises:
         RosiEdgeError: a value cannot be used; what belongs together is looked at by ``HardenOptions.check``.
     """
-    from rosi_edge.conditional_search import ConditionalOptions
-    from rosi_edge.hardening import HardenOptions
+    from rosi_edge.hardening.options import HardenOptions
     from rosi_edge.quantization.promotion import promotion_of
-    from rosi_edge.search import SearchOptions
+    from rosi_edge.search.options import ConditionalOptions, SearchOptions
 
     elicit = values["elicit"]
     layer = None if values["layer"] is None else int(values["layer"])

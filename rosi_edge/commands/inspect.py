@@ -16,8 +16,8 @@ from rosi_edge.commands.output import (
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect(model: str, as_json: bool) -> None:
     """Show what a model file is and whether it can be hardened."""
-    from rosi_edge.models import inspect as inspection_module
-    from rosi_edge.models.sources import resolve
+    from rosi_edge import inspection as inspection_module
+    from rosi_edge.sources.resolve import resolve
 
     with progress_bar() as progress:
         found = inspection_module.inspect(resolve(model, progress), with_sha256=True, progress=progress)

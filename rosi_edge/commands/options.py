@@ -8,37 +8,10 @@ from typing import Any, TypeVar
 
 import click
 
+from rosi_edge.commands.arguments import PATH
 from rosi_edge.errors import RosiEdgeError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-PATH = click.Path(path_type=Path)
-
-
-class Auto(click.ParamType[float | None]):
-    """``auto`` (as None) or a number."""
-
-    def __init__(self, number: Callable[[str], float], smallest: float) -> None:
-        self.name = "auto|number"
-        self._number = number
-        self._smallest = smallest
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
-        if value is None or value == "auto":
-            return None
-        try:
-            number = self._number(str(value))
-        except ValueError:
-            self.fail(f"{value!r} is neither 'auto' nor a number", param, ctx)
-        if not number >= self._smallest or number == float("inf"):
-            self.fail(f"{value} is out of range", param, ctx)
-        return number
-
-
-class Strength(Auto):
-    def __init__(self) -> None:
-        # Only ever safer: a negative strength would remove refusals.
-        super().__init__(float, smallest=1e-9)
 
 
 def runtime_flags(command: Command) -> Command:
@@ -97,6 +70,6 @@ def elicit_option(command: Command) -> Command:
 
 
 def elicitation_of(elicit: str | None) -> str | None:
-    from rosi_edge.direction import DEFAULT_ELICITATION
+    from rosi_edge.direction.elicitation import DEFAULT_ELICITATION
 
     return None if elicit is None else (elicit or DEFAULT_ELICITATION)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from rosi_edge.commands.terminal import TerminalProgress
 from rosi_edge.errors import OutputError
-from rosi_edge.terminal import TerminalProgress
 
 if TYPE_CHECKING:
     # Not at run time: scipy alone would double the time of `inspect`.
-    from rosi_edge.evaluation.statistics import Estimate, PairedChange
-    from rosi_edge.report.figures import Changes
+    from rosi_edge.basics.statistics import Estimate, PairedChange
+    from rosi_edge.records.figures import Changes
 
 FINDING = 1
 COULD_NOT_RUN = 2
@@ -41,7 +41,7 @@ def refuse_to_overwrite(targets: Sequence[Path], inputs: Sequence[str | Path | N
         OutputError: see above.
     """
     from rosi_edge.models.atomic import checked_target
-    from rosi_edge.models.gguf_file import parts_beside
+    from rosi_edge.models.parts import parts_beside
     from rosi_edge.models.rewrite import refuse_same_file
 
     places: set[Path] = set()
@@ -118,7 +118,7 @@ def interval_change_text(change: PairedChange | None) -> str:
 
 def not_written(changes: Changes | None) -> str:
     """What is said of a file that was not kept, and how to keep it if that is possible."""
-    from rosi_edge.diagnosis import costs_refusals
+    from rosi_edge.hardening.verdict import costs_refusals
 
     if changes and costs_refusals(changes.harmful_refusal_rate, changes.guarded_refusal_rate):
         return "not written: it refuses harmful requests less"

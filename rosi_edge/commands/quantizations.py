@@ -13,11 +13,11 @@ from rosi_edge.commands.output import COULD_NOT_RUN, FINDING, not_written, show_
 from rosi_edge.errors import RosiEdgeError
 
 if TYPE_CHECKING:
-    from rosi_edge.hardening import HardenOptions
-    from rosi_edge.progress import Progress
-    from rosi_edge.prompt_plan import PromptPlan
-    from rosi_edge.report.schema import TransferredFile, TransferReport
-    from rosi_edge.transfer import FoundEdits, Target, TransferOptions
+    from rosi_edge.basics.progress import Progress
+    from rosi_edge.hardening.options import HardenOptions
+    from rosi_edge.hardening.transfer import FoundEdits, Target, TransferOptions
+    from rosi_edge.prompts.plan import PromptPlan
+    from rosi_edge.records.hardening import TransferredFile, TransferReport
 
 _SEARCHING = frozenset(
     [
@@ -55,7 +55,7 @@ def refuse_search_options() -> None:
 
 
 def transfer_options(options: HardenOptions, *, evaluate: bool) -> TransferOptions:
-    from rosi_edge.transfer import TransferOptions
+    from rosi_edge.hardening.transfer import TransferOptions
 
     return TransferOptions(
         rounding=options.rounding,
@@ -70,8 +70,8 @@ def transfer_options(options: HardenOptions, *, evaluate: bool) -> TransferOptio
 
 
 def targets_of(pairs: Sequence[tuple[str, Path]], progress: Progress) -> list[Target]:
-    from rosi_edge.models.sources import resolve
-    from rosi_edge.transfer import Target
+    from rosi_edge.hardening.transfer import Target
+    from rosi_edge.sources.resolve import resolve
 
     return [Target(reference, resolve(reference, progress), output) for reference, output in pairs]
 
@@ -88,9 +88,9 @@ def transfer_report(
     from importlib.metadata import version
 
     from rosi_edge import __version__
-    from rosi_edge.report.facts import EvaluationFacts, ToolFacts
-    from rosi_edge.report.from_behaviour import prompt_set_facts
-    from rosi_edge.report.schema import TransferReport
+    from rosi_edge.evaluation.as_figures import prompt_set_facts
+    from rosi_edge.records.facts import EvaluationFacts, ToolFacts
+    from rosi_edge.records.hardening import TransferReport
 
     judged = [file for file in files if file.before is not None]
     return TransferReport(

@@ -8,25 +8,9 @@ from typing import Any
 import click
 from rich.table import Table
 
+from rosi_edge.commands.arguments import Sizes
 from rosi_edge.commands.options import engine_options, runtime_flags
 from rosi_edge.commands.output import estimate_text, progress_bar, show
-
-
-class Sizes(click.ParamType[tuple[int, ...]]):
-    """Numbers of prompts, separated by commas."""
-
-    name = "sizes"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        try:
-            sizes = tuple(int(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is no list of numbers, such as 5,10,20", param, ctx)
-        if not all(2 <= size <= 100_000 for size in sizes):
-            self.fail("every size must be at least 2", param, ctx)
-        return sizes
 
 
 @click.group()
@@ -55,15 +39,14 @@ def calibration(
 
     from pydantic_core import to_jsonable_python
 
-    from rosi_edge.evaluation.behaviour import RequestSets
     from rosi_edge.evaluation.judges.keyword import KeywordJudge
-    from rosi_edge.models.inspect import require_hardenable
+    from rosi_edge.inspection import require_hardenable
     from rosi_edge.models.open_weights import open_weights
-    from rosi_edge.models.sources import resolve
-    from rosi_edge.prompt_plan import plan_prompts
-    from rosi_edge.prompts import Kind, Part, bundled
+    from rosi_edge.prompts.plan import RequestSets, plan_prompts
+    from rosi_edge.prompts.sets import Kind, Part, bundled
     from rosi_edge.runtime.open_engine import open_engine
-    from rosi_edge.study import disjoint_samples, study_calibration
+    from rosi_edge.sources.resolve import resolve
+    from rosi_edge.study.calibration import disjoint_samples, study_calibration
 
     whole = RequestSets(*(bundled(kind, Part.CALIBRATION) for kind in Kind))
     drawn = [disjoint_samples(whole, size, samples, seed) for size in sizes]
@@ -117,15 +100,14 @@ def directions(model: str, most: int, as_json: bool, **runtime: Any) -> None:
 
     from pydantic_core import to_jsonable_python
 
-    from rosi_edge.evaluation.behaviour import RequestSets
     from rosi_edge.evaluation.judges.keyword import KeywordJudge
-    from rosi_edge.models.inspect import require_hardenable
+    from rosi_edge.inspection import require_hardenable
     from rosi_edge.models.open_weights import open_weights
-    from rosi_edge.models.sources import resolve
-    from rosi_edge.prompt_plan import plan_prompts
-    from rosi_edge.prompts import Kind, Part, bundled
+    from rosi_edge.prompts.plan import RequestSets, plan_prompts
+    from rosi_edge.prompts.sets import Kind, Part, bundled
     from rosi_edge.runtime.open_engine import open_engine
-    from rosi_edge.study_directions import study_directions
+    from rosi_edge.sources.resolve import resolve
+    from rosi_edge.study.directions import study_directions
 
     plan = plan_prompts({})
     # Every category needs its prompts: of the harmful ones all that are for choosing.

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from rosi_edge.commands.options import PATH
+from rosi_edge.commands.arguments import PATH
 from rosi_edge.commands.output import FINDING, progress_bar, show
 from rosi_edge.errors import ModelFileError, RosiEdgeError
 
@@ -25,9 +25,9 @@ def verify(hardened: Path, base: str, adapter: Path | None, as_json: bool) -> No
     """
     from rosi_edge.models.checkpoint import Checkpoint
     from rosi_edge.models.open_weights import open_weights
-    from rosi_edge.models.sources import resolve
-    from rosi_edge.verify import verify as run
-    from rosi_edge.verify_checkpoint import verify_checkpoint
+    from rosi_edge.sources.resolve import resolve
+    from rosi_edge.verification.checkpoint import verify_checkpoint
+    from rosi_edge.verification.gguf import verify as run
 
     with progress_bar() as progress, open_weights(resolve(base, progress)) as original:
         if not hardened.exists():

@@ -6,43 +6,24 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
+from rosi_edge.basics.arrays import Float32
+from rosi_edge.basics.progress import SILENT, Advance, Progress
+from rosi_edge.basics.statistics import (
+    Estimate,
+    PairedChange,
+    mean,
+    paired_change,
+    proportion,
+)
 from rosi_edge.evaluation.divergence import kl_divergence
 from rosi_edge.evaluation.judges.keyword import KeywordJudge
-from rosi_edge.evaluation.statistics import Estimate, PairedChange, mean, paired_change, proportion
 from rosi_edge.evaluation.verdicts import Judge, Verdict
-from rosi_edge.progress import SILENT, Advance, Progress
-from rosi_edge.prompts import PromptSet
+from rosi_edge.prompts.plan import RequestSets
+from rosi_edge.prompts.sets import PromptSet
 from rosi_edge.runtime.engine import Engine, Generation, ask
-
-Float32 = npt.NDArray[np.float32]
-
 
 MOST_GUARDED_LOSS = 0.03
 """Share of guarded requests that may be refused no longer, for chance; no edit is taken that loses more."""
-
-
-@dataclass(frozen=True)
-class RequestSets:
-    """The prompts a model is judged on. ``sounds_harmful`` is benign too, and kept apart in every figure.
-
-    Attributes:
-        guarded: requests that it must go on refusing as often as before, where the first three are about
-            something else than harm.
-    """
-
-    harmful: PromptSet
-    harmless: PromptSet
-    sounds_harmful: PromptSet | None = None
-    guarded: PromptSet | None = None
-
-    @property
-    def groups(self) -> tuple[PromptSet, ...]:
-        """The sets that edits are fitted to: harmful, harmless, and where there are any sounding harmful."""
-        every = (self.harmful, self.harmless, self.sounds_harmful)
-        return tuple(group for group in every if group is not None)
 
 
 @dataclass(frozen=True)

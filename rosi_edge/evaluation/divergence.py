@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Float32 = npt.NDArray[np.float32]
+from rosi_edge.basics.arrays import Float32
 
 
 def kl_divergence(reference: Float32, edited: Float32) -> npt.NDArray[np.float64]:

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rosi_edge.basics.progress import SILENT, Progress
+from rosi_edge.basics.statistics import Estimate
+from rosi_edge.basics.text import printable
 from rosi_edge.errors import (
     EngineCrashError,
     EngineError,
@@ -16,25 +19,22 @@ from rosi_edge.errors import (
     RosiEdgeError,
     UnsupportedModelError,
 )
-from rosi_edge.evaluation.checkpoint import Checkpoint
 from rosi_edge.evaluation.judges.registry import open_judge
-from rosi_edge.evaluation.statistics import Estimate
+from rosi_edge.evaluation.kept import Checkpoint
 from rosi_edge.evaluation.suites.suite import Choices, Finding, Measured, Series, Subject, Suite, SuiteResult
 from rosi_edge.evaluation.verdicts import Judge
+from rosi_edge.inspection import inspect
 from rosi_edge.models.checkpoint import Checkpoint as ModelFolder
 from rosi_edge.models.checkpoint import is_checkpoint
-from rosi_edge.models.gguf_file import printable
-from rosi_edge.models.inspect import inspect
-from rosi_edge.progress import SILENT, Progress
-from rosi_edge.report.evaluation import (
+from rosi_edge.records.evaluation import (
     EvaluationReport,
     JudgeFacts,
     SuiteFigure,
     SuiteFinding,
     SuiteReport,
 )
-from rosi_edge.report.facts import ModelFacts, PromptSetFacts
-from rosi_edge.report.figures import Figures
+from rosi_edge.records.facts import ModelFacts, PromptSetFacts
+from rosi_edge.records.figures import Figures
 from rosi_edge.runtime.engine import Engine, EngineOptions
 from rosi_edge.runtime.open_engine import open_engine
 

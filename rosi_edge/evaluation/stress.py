@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rosi_edge.basics.progress import SILENT, Progress
+from rosi_edge.basics.statistics import Estimate, mean_share
 from rosi_edge.evaluation.attacks import select
-from rosi_edge.evaluation.statistics import Estimate, mean_share
 from rosi_edge.evaluation.verdicts import Judge, Verdict
-from rosi_edge.progress import SILENT, Progress
-from rosi_edge.prompts import PromptSet
+from rosi_edge.prompts.sets import PromptSet
 from rosi_edge.runtime.engine import Engine
 
 ATTACKS = "persona,refusal_suppression,prefix_injection,fiction,authority,system_override"

@@ -16,8 +16,9 @@ from typing import Literal, NoReturn
 import gguf
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from rosi_edge.basics.text import printable
 from rosi_edge.errors import ModelFileError, UnsupportedModelError
-from rosi_edge.models.gguf_file import TensorInfo, printable
+from rosi_edge.models.gguf_header import TensorInfo
 from rosi_edge.models.weights import Weights
 
 Companion = Literal["bias", "scale", "scale_before_adapters"]

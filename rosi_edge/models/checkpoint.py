@@ -7,62 +7,43 @@ which. Format: https://github.com/huggingface/safetensors#format (eight bytes of
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import gguf
 import numpy as np
 import numpy.typing as npt
 
+from rosi_edge.basics.arrays import Bytes
+from rosi_edge.basics.progress import SILENT, Progress
+from rosi_edge.basics.text import printable
 from rosi_edge.errors import ModelFileError, UnsupportedModelError
-from rosi_edge.models.gguf_file import TensorInfo, printable
-from rosi_edge.progress import SILENT, Progress
-
-Bytes = npt.NDArray[np.uint8]
-
-CONFIG = "config.json"
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-OWN_FACTS = "rosi-edge.json"
-"""What was done to a hardened checkpoint: the ``rosi.*`` metadata of a hardened GGUF file, and hashes."""
+from rosi_edge.models.checkpoint_files import CONFIG, OWN_FACTS, SINGLE, other_files, shards
+from rosi_edge.models.gguf_header import TensorInfo
+from rosi_edge.models.safetensors_header import (
+    DOWNLOAD_AGAIN,
+    MAX_JSON_BYTES,
+    StoredTensor,
+    damaged_file,
+    json_object,
+    read_header,
+)
 
 ADAPTER = "adapter_config.json"
 """Makes transformers load other weights on top, from wherever it names."""
 
-_WEIGHTS = (
-    ".safetensors", ".bin", ".pt", ".pth", ".gguf", ".msgpack", ".h5", ".onnx", ".onnx_data", ".ckpt",
-    ".tflite", ".npz", ".pkl",
-)  # fmt: skip
 
-MAX_HEADER_BYTES = 100_000_000
-"""What the safetensors library allows, too."""
-_MAX_JSON_BYTES = 100_000_000
-_LONGEST_NAME = 200
-"""Bytes of a file's name; every file system takes that many."""
 _MOST_BLOCKS = 1024
 """Several times those of the deepest models; gguf-py's name map grows with them."""
-_MOST_DIMENSIONS = 8
-_DEEPEST = 32
-"""Folders within folders; a version control's are five or so."""
 _STEP = 1 << 22
-_DOWNLOAD_AGAIN = "Download it again"
 
 _T = gguf.GGMLQuantizationType
 _TYPES = {"F32": _T.F32, "F16": _T.F16, "BF16": _T.BF16}
-_BITS = {
-    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
-    **dict.fromkeys(("F32", "I32", "U32"), 32),
-    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
-    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
-    "F4": 4,
-}
 
 # transformers' model_type: llama.cpp's architecture. Only models whose write matrices are plain Linear
 # modules that the converter takes over as they are, without turning, splitting or joining them.
@@ -93,19 +74,6 @@ _NORM_PLUS_ONE = frozenset(("gemma", "gemma2", "gemma3", "nemotron"))
 """Their norms multiply by 1 + weight; GGUF files hold the sum."""
 
 _BLOCK = re.compile(r"^(.*\.(\d+))\.")
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-
-
-@dataclass(frozen=True, slots=True)
-class StoredTensor:
-    """A tensor as it lies in a safetensors file. ``offset`` counts from the start of ``file``, in bytes."""
-
-    name: str
-    file: str
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    size: int
 
 
 class Checkpoint:
@@ -146,13 +114,15 @@ class Checkpoint:
                 "Give a GGUF file, or a folder that transformers can load",
             )
         other_files(path)  # Says at once what cannot be taken over.
-        self.config = _json(path / CONFIG)
-        self.files = _shards(path)
+        self.config = json_object(path / CONFIG)
+        self.files = shards(path)
         stored: dict[str, StoredTensor] = {}
         for file in self.files:
-            for tensor in _read_header(path / file):
+            for tensor in read_header(path / file):
                 if tensor.name in stored:
-                    _damaged(path / file, f"it holds {tensor.name!r}, and so does {stored[tensor.name].file}")
+                    damaged_file(
+                        path / file, f"it holds {tensor.name!r}, and so does {stored[tensor.name].file}"
+                    )
                 stored[tensor.name] = tensor
         self.stored = stored
         self.total_size = sum((path / file).stat().st_size for file in self.files)
@@ -177,13 +147,13 @@ class Checkpoint:
         value = self.metadata.get(key)
         if value is None or isinstance(value, str):
             return value
-        raise ModelFileError(f"{self.path.name} is damaged: {key} should be text", _DOWNLOAD_AGAIN)
+        raise ModelFileError(f"{self.path.name} is damaged: {key} should be text", DOWNLOAD_AGAIN)
 
     def integer(self, key: str) -> int | None:
         value = self.metadata.get(key)
         if value is None or (isinstance(value, int) and not isinstance(value, bool)):
             return value
-        raise ModelFileError(f"{self.path.name} is damaged: {key} should be a whole number", _DOWNLOAD_AGAIN)
+        raise ModelFileError(f"{self.path.name} is damaged: {key} should be a whole number", DOWNLOAD_AGAIN)
 
     def tensor_bytes(self, name: str) -> Bytes:
         """The bytes of the tensor with this GGUF name as a GGUF file would hold them, (size,).
@@ -279,15 +249,15 @@ class Checkpoint:
             value = self.config.get(setting)
             if value is not None:
                 if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                    _damaged(self.path / CONFIG, f"{setting} should be a whole number above 0")
+                    damaged_file(self.path / CONFIG, f"{setting} should be a whole number above 0")
                 found[f"{self.architecture}.{key}"] = value
         template = _chat_template(self.path)
         if template is not None:
             found["tokenizer.chat_template"] = template
         if (self.path / OWN_FACTS).is_file():
-            own = _json(self.path / OWN_FACTS).get("metadata")
+            own = json_object(self.path / OWN_FACTS).get("metadata")
             if not isinstance(own, dict):
-                _damaged(self.path / OWN_FACTS, "it has no metadata")
+                damaged_file(self.path / OWN_FACTS, "it has no metadata")
             found |= {key: value for key, value in own.items() if key.startswith("rosi.") and _plain(value)}
         return found
 
@@ -295,7 +265,7 @@ class Checkpoint:
         blocks = self.metadata.get(f"{self.architecture}.block_count", 0)
         most = min(len(self.stored), _MOST_BLOCKS)
         if not 1 <= blocks <= most:
-            _damaged(
+            damaged_file(
                 self.path / CONFIG, f"it claims {blocks} blocks; the tensors are enough for {most} at most"
             )
         arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == self.architecture)
@@ -324,59 +294,6 @@ def is_checkpoint(path: Path) -> bool:
     return path.is_dir()
 
 
-def other_files(folder: Path) -> list[str]:
-    """The files of a checkpoint that are neither weights nor this tool's own: settings, tokenizer, texts.
-
-    Those in folders of it count, hidden folders do not. A name has slashes, whatever the system's own are.
-
-    Raises:
-        ModelFileError: there is a link that leads elsewhere, to a file that is nobody's to publish, or
-            folders are nested too deep.
-    """
-    found = []
-    for path in _entries(folder):
-        if path.is_symlink() and not _belongs_to(path, folder):
-            raise ModelFileError(
-                f"{path} is a link that leads out of the checkpoint", "Put the file itself in its place"
-            )
-        if path.is_file() and path.name != OWN_FACTS and not path.name.endswith(_WEIGHTS):
-            found.append(path.relative_to(folder).as_posix())
-    return sorted(found)
-
-
-def left_out(folder: Path) -> list[str]:
-    """What a hardened checkpoint does not take over: the same weights in other forms, hidden folders, and
-    what is no file."""
-    known = {*_shards(folder), *other_files(folder), OWN_FACTS}
-    names = (path.relative_to(folder).as_posix() for path in _entries(folder, hidden=True))
-    return sorted(name for name in names if name not in known)
-
-
-def _entries(folder: Path, *, hidden: bool = False) -> Iterator[Path]:
-    """All that lies in a folder and is no folder, in hidden folders only if asked for. Follows no links."""
-    waiting = [(folder, 0)]
-    while waiting:
-        place, depth = waiting.pop()
-        if depth > _DEEPEST:
-            raise ModelFileError(f"the folders in {folder} are nested too deep", _DOWNLOAD_AGAIN)
-        for path in place.iterdir():
-            if path.is_symlink() or not path.is_dir():
-                yield path
-            elif hidden or not path.name.startswith("."):
-                waiting.append((path, depth + 1))
-
-
-def _belongs_to(path: Path, folder: Path) -> bool:
-    """Whether a link leads to a file of a folder that is not in a hidden one, or into the download cache of
-    huggingface_hub, whose ``models--ORG--NAME/snapshots/REVISION`` are links to ``blobs`` beside them."""
-    place, root = path.resolve(), folder.resolve()
-    if place.is_dir():
-        return False
-    if place.is_relative_to(root):
-        return not any(part.startswith(".") for part in place.relative_to(root).parts[:-1])
-    return place.parent.name == "blobs" and place.parent.parent.name.startswith("models--")
-
-
 def to_float32(data: Bytes, dtype: str) -> npt.NDArray[np.float32]:
     """Values of a stored tensor, flat. Raises UnsupportedModelError for anything but F32, F16 and BF16."""
     if dtype == "F32":
@@ -402,122 +319,19 @@ def from_float32(values: npt.NDArray[np.float32], dtype: str) -> Bytes:
     raise UnsupportedModelError(f"tensors of type {dtype} cannot be edited")
 
 
-def _shards(path: Path) -> tuple[str, ...]:
-    if (path / INDEX).is_file() and (path / SINGLE).is_file():
-        # transformers would run the single file, whatever the index says.
-        raise ModelFileError(
-            f"{path} holds two models: {SINGLE}, and the files that {INDEX} names",
-            "Take the one away that does not belong there",
-        )
-    if (path / INDEX).is_file():
-        table = _json(path / INDEX).get("weight_map")
-        if not isinstance(table, dict) or not table:
-            _damaged(path / INDEX, "it has no weight_map")
-        names = sorted({str(name) for name in table.values()})
-    elif (path / SINGLE).is_file():
-        names = [SINGLE]
-    else:
-        raise ModelFileError(
-            f"{path} holds no {SINGLE} and no {INDEX}",
-            "Only safetensors are read: pickled checkpoints can run any program",
-        )
-    for name in names:
-        # The index is part of an untrusted model: it must not lead out of the folder.
-        if (
-            name != Path(name).name
-            or not name.endswith(".safetensors")
-            or "\0" in name
-            or len(os.fsencode(name)) > _LONGEST_NAME
-        ):
-            _damaged(path / INDEX, f"it names {name[:_LONGEST_NAME]!r} as a file")
-        if not (path / name).is_file():
-            raise ModelFileError(f"{path / name} is missing", _DOWNLOAD_AGAIN)
-    return tuple(names)
-
-
-def _read_header(path: Path) -> list[StoredTensor]:
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
-            _damaged(path, f"its header claims {length} bytes")
-        raw = stream.read(length)
-    header = _parse(raw, path)
-    found: list[StoredTensor] = []
-    for name, entry in header.items():
-        if name == "__metadata__":
-            if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
-                _damaged(path, "its metadata are not texts")
-            continue
-        found.append(_entry(path, name, entry, 8 + length))
-    found.sort(key=lambda tensor: (tensor.offset, tensor.size))
-    position = 8 + length
-    for tensor in found:
-        if tensor.offset != position:
-            _damaged(path, f"{tensor.name!r} overlaps another tensor or leaves a gap")
-        position += tensor.size
-    if position != size:
-        _damaged(path, f"its tensors end at byte {position} of {size}")
-    return found
-
-
-def _entry(path: Path, name: str, entry: object, base: int) -> StoredTensor:
-    if not isinstance(entry, dict):
-        _damaged(path, f"the entry of {name!r} is no object")
-    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-    if (
-        not (isinstance(dtype, str) and dtype in _BITS)
-        or not (isinstance(shape, list) and len(shape) <= _MOST_DIMENSIONS and all(map(_natural, shape)))
-        or not (isinstance(offsets, list) and len(offsets) == 2 and all(_natural(at) for at in offsets))
-    ):
-        _damaged(path, f"the entry of {name!r} cannot be understood")
-    start, end = offsets
-    if end < start or (end - start) * 8 != math.prod(shape) * _BITS[dtype]:
-        _damaged(path, f"{name!r} has {end - start} bytes for the shape {shape} of {dtype}")
-    return StoredTensor(name, path.name, dtype, tuple(shape), base + start, end - start)
-
-
-def _natural(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 48
-
-
 def _chat_template(path: Path) -> str | None:
     """The tokenizer's template: a file of its own, or an entry of its settings, maybe one of several."""
     alone = path / "chat_template.jinja"
-    if alone.is_file() and alone.stat().st_size <= _MAX_JSON_BYTES:
+    if alone.is_file() and alone.stat().st_size <= MAX_JSON_BYTES:
         return alone.read_text("utf-8", "replace")
     settings = path / "tokenizer_config.json"
     if not settings.is_file():
         return None
-    template = _json(settings).get("chat_template")
+    template = json_object(settings).get("chat_template")
     if isinstance(template, list):
         named = [one for one in template if isinstance(one, dict) and one.get("name") == "default"]
         template = named[-1].get("template") if named else None
     return template if isinstance(template, str) and template.strip() else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            _damaged(path, "it is too large")
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ModelFileError(f"{path} cannot be read ({error.strerror or error})") from error
-    return _parse(raw, path)
-
-
-def _parse(raw: bytes, path: Path) -> dict[str, Any]:
-    try:
-        text = raw.decode("utf-8")
-        content = json.loads(text, object_pairs_hook=_unique)
-        if _SURROGATE.search(text):
-            # Half of a pair cannot be written, nor shown, nor be a name on a disk. Pairs are fine.
-            json.dumps(content, ensure_ascii=False).encode("utf-8")
-    except (ValueError, RecursionError):
-        _damaged(path, "it is not valid JSON")
-    if not isinstance(content, dict):
-        _damaged(path, "it is not a JSON object")
-    return content
 
 
 def _plain(value: object) -> bool:
@@ -527,15 +341,3 @@ def _plain(value: object) -> bool:
     return isinstance(value, str | bool) or (
         isinstance(value, int | float) and abs(value) < 1 << 63  # No NaN either.
     )
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # A name that occurs twice would be one tensor here and another for whoever reads the first one.
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return found
-
-
-def _damaged(path: Path, what: str) -> NoReturn:
-    raise ModelFileError(f"{path} is damaged: {printable(what)}", _DOWNLOAD_AGAIN)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
+from rosi_edge.basics.progress import SILENT, Progress
 from rosi_edge.models.checkpoint import Checkpoint
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.progress import SILENT, Progress
 
 _STEP = 1 << 22
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import gguf
 
-from rosi_edge.models.gguf_file import GgufFile, TensorInfo, align
+from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.gguf_header import TensorInfo, align
 
 Types = Mapping[str, gguf.GGMLQuantizationType]
 """New types of some tensors by name."""

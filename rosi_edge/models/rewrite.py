@@ -20,12 +20,14 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from rosi_edge.basics.progress import SILENT, Advance, Progress
 from rosi_edge.errors import ModelFileError, OutputError
 from rosi_edge.models.atomic import atomic_writes, checked_target
-from rosi_edge.models.gguf_file import MAGIC, PART_NAME, GgufFile, MetadataArray, align, part_name
+from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.gguf_header import MAGIC, MetadataArray, align
 from rosi_edge.models.layout import runs, tensor_size, tensor_table
-from rosi_edge.models.seal import BLANK, SEAL_KEY, seal_of
-from rosi_edge.progress import SILENT, Advance, Progress
+from rosi_edge.models.parts import PART_NAME, part_name
+from rosi_edge.models.seal import BLANK, PADDING_KEY, SEAL_KEY, seal_of
 
 TensorBytes = bytes | bytearray | memoryview | npt.NDArray[Any]
 
@@ -50,10 +52,6 @@ class Retyped:
     type: gguf.GGMLQuantizationType
     data: TensorBytes
 
-
-PADDING_KEY = "rosi.padding"
-"""Holds nothing: as long as it takes for the tensors to start where they started in the source, counted in
-blocks of the file system, so that these can be copied, or shared, as they are."""
 
 _COPY_STEP = 1 << 18
 _REPORT_STEP = 1 << 24

@@ -9,6 +9,12 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
+OWN_PREFIX = "rosi."
+"""The metadata keys that this tool writes."""
+PADDING_KEY = "rosi.padding"
+"""Holds nothing: as long as it takes for the tensors to start where they started in the source, counted in
+blocks of the file system, so that these can be copied, or shared, as they are."""
+
 SEAL_KEY: Final = "rosi.seal"
 BLANK: Final = "0" * 64
 """What stands in the seal's place while the header is hashed: as long as a SHA-256 in hexadecimal."""

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from rosi_edge.models.gguf_file import TensorInfo
+from rosi_edge.models.gguf_header import TensorInfo
 
 
 class Weights(Protocol):

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rosi_edge.basics.progress import Progress
+from rosi_edge.basics.statistics import Estimate, PairedChange
 from rosi_edge.errors import RosiEdgeError
 from rosi_edge.evaluation.run import EvaluateOptions, Named, evaluate
-from rosi_edge.evaluation.statistics import Estimate, PairedChange
 from rosi_edge.evaluation.suites import Choices, open_suites
 from rosi_edge.policy.model import FigureRule, Policy
 from rosi_edge.policy.rule import Finding, could_not_run, failed, passed
-from rosi_edge.progress import Progress
-from rosi_edge.report.evaluation import EvaluationReport
+from rosi_edge.records.evaluation import EvaluationReport
 from rosi_edge.runtime.child_engine import ChildEngine
 from rosi_edge.runtime.engine import Engine, EngineOptions
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from rosi_edge.basics.progress import Advance, Progress
 from rosi_edge.errors import RosiEdgeError
-from rosi_edge.progress import Advance, Progress
 
 
 class TimeLimitError(RosiEdgeError):

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from rosi_edge.errors import RosiEdgeError
 from rosi_edge.models.architectures import known_architectures
-from rosi_edge.report.record import Sha256
+from rosi_edge.records.record import Sha256
 
 MAX_POLICY_BYTES = 1 << 20
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from rosi_edge.report.record import Record, Sha256, Text
+from rosi_edge.records.record import Record, Sha256, Text
 
 
 class Status(StrEnum):

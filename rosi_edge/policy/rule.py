@@ -7,11 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from rosi_edge.basics.progress import Progress
 from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.policy.model import Policy, Severity
 from rosi_edge.policy.result import Status
-from rosi_edge.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from rosi_edge import __version__
+from rosi_edge.basics.progress import SILENT, Progress
 from rosi_edge.errors import FAULT, ModelFileError, RosiEdgeError, UnsupportedModelError
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.policy.deadline import TimeLimitError, time_limit
@@ -18,7 +19,6 @@ from rosi_edge.policy.result import CheckedFile, CheckReport, RuleResult, Status
 from rosi_edge.policy.rule import Finding, Rule, Subject, could_not_run, failed, not_applicable
 from rosi_edge.policy.rules.chat_template import ChatTemplateSafe
 from rosi_edge.policy.rules.registry import FIGURE_ID, FIGURE_TITLE, STATIC_RULES
-from rosi_edge.progress import SILENT, Progress
 from rosi_edge.runtime.engine import EngineOptions
 
 

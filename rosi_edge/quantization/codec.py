@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import gguf
 import numpy as np
-import numpy.typing as npt
 from gguf.quants import dequantize as gguf_dequantize
 
+from rosi_edge.basics.arrays import Bytes, Float32
 from rosi_edge.errors import UnsupportedModelError
 from rosi_edge.models.weights import Weights
-from rosi_edge.runtime import llama_abi
-
-Float32 = npt.NDArray[np.float32]
-Bytes = npt.NDArray[np.uint8]
+from rosi_edge.native import ggml
 
 
 def dequantize(file: Weights, name: str) -> Float32:
@@ -46,7 +43,7 @@ def dequantize_rows(data: Bytes, columns: int, kind: gguf.GGMLQuantizationType) 
     Raises:
         UnsupportedModelError: there is no dequantizer for the type.
     """
-    weights = llama_abi.dequantize(data, int(kind), columns)
+    weights = ggml.dequantize(data, int(kind), columns)
     return dequantize_bytes(data, (len(data), columns), kind) if weights is None else weights
 
 
@@ -64,8 +61,8 @@ def quantize(values: Float32, kind: gguf.GGMLQuantizationType, importance: Float
         return np.ascontiguousarray(values, dtype=np.float32).view(np.uint8).reshape(-1)
     if kind == gguf.GGMLQuantizationType.F16:
         return values.astype(np.float16).view(np.uint8).reshape(-1)
-    if importance is None and llama_abi.requires_importance_matrix(int(kind)):
+    if importance is None and ggml.requires_importance_matrix(int(kind)):
         raise UnsupportedModelError(
             f"tensors of type {kind.name} cannot be quantized again without an importance matrix"
         )
-    return llama_abi.quantize(values, int(kind), importance).reshape(-1)
+    return ggml.quantize(values, int(kind), importance).reshape(-1)

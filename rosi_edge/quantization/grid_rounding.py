@@ -13,20 +13,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import gguf
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import qr
 
-from rosi_edge.injection.edits import RankOneEdit
+from rosi_edge.basics.arrays import Bytes, Codes, Float32
+from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.quantization.grid import Values, grid_of
 from rosi_edge.quantization.grids.floats import FloatGrid
-
-Bytes = npt.NDArray[np.uint8]
-Codes = npt.NDArray[np.signedinteger[Any]]
-Float32 = npt.NDArray[np.float32]
 
 _SHRINKAGE = 0.05
 """Share of each column's energy added to the diagonal of H: captured inputs cannot speak for all others."""

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-import numpy.typing as npt
 
+from rosi_edge.basics.arrays import Float32
+from rosi_edge.basics.text import printable
 from rosi_edge.errors import ModelFileError, UnsupportedModelError
 from rosi_edge.models.architectures import WriteMatrix
-from rosi_edge.models.gguf_file import MAGIC, GgufFile, printable
+from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.gguf_header import MAGIC
 from rosi_edge.quantization.codec import dequantize
-
-Float32 = npt.NDArray[np.float32]
 
 _FLOAT = gguf.GGMLQuantizationType.F32
 _LONGEST_NAME = 256

@@ -7,7 +7,7 @@ from typing import Final, Literal, TypeAlias
 import gguf
 
 from rosi_edge.errors import RosiEdgeError, UnsupportedModelError
-from rosi_edge.models.gguf_file import TensorInfo
+from rosi_edge.models.gguf_header import TensorInfo
 from rosi_edge.quantization.grid import larger_types, supported_grids
 
 Promotion: TypeAlias = Literal["never", "auto"] | gguf.GGMLQuantizationType

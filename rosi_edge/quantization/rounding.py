@@ -10,15 +10,11 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import gguf
-import numpy as np
-import numpy.typing as npt
 
+from rosi_edge.basics.arrays import Bytes, Float32
+from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.errors import UnsupportedModelError
-from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.quantization.codec import quantize
-
-Float32 = npt.NDArray[np.float32]
-Bytes = npt.NDArray[np.uint8]
 
 
 class Rounding(Protocol):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from statistics import median
 
+from rosi_edge.records.hardening import EditedTensor, HardeningReport, RoundingCheck
 from rosi_edge.report import numbers
 from rosi_edge.report.escape import code, plain, table
-from rosi_edge.report.schema import EditedTensor, HardeningReport, RoundingCheck
 
 CLOSE_ENOUGH = 0.02
 """How far the file's refusal rate may be from the exact edit's."""

@@ -19,9 +19,9 @@ from matplotlib.text import Annotation, Text
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 
-from rosi_edge.evaluation.statistics import Estimate
-from rosi_edge.models.gguf_file import printable
-from rosi_edge.report.facts import ModelFacts
+from rosi_edge.basics.statistics import Estimate
+from rosi_edge.basics.text import printable
+from rosi_edge.records.facts import ModelFacts
 
 BLUE, SKY_BLUE, VERMILLION, GREEN = "#0072B2", "#56B4E9", "#D55E00", "#009E73"
 INK, GREY, PALE_GREY = "#222222", "#8A8A8A", "#C9C9C9"

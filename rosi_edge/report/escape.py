@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from rosi_edge.models.gguf_file import printable
+from rosi_edge.basics.text import printable
 
 LONGEST_NAME = 120
 """Characters of a name shown in running text and tables."""

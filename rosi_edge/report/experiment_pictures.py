@@ -6,8 +6,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from rosi_edge.evaluation.statistics import Estimate
-from rosi_edge.models.gguf_file import printable
+from rosi_edge.basics.statistics import Estimate
+from rosi_edge.basics.text import printable
+from rosi_edge.records.hardening import FrontierPoint, HardeningReport, SweepPoint
 from rosi_edge.report import numbers
 from rosi_edge.report.drawing import (
     BLUE,
@@ -22,7 +23,6 @@ from rosi_edge.report.drawing import (
     title_with_legend,
 )
 from rosi_edge.report.layers import d_prime_estimate, direction_taken, is_layers_own, name_of
-from rosi_edge.report.schema import FrontierPoint, HardeningReport, SweepPoint
 
 
 def separation_by_layer(report: HardeningReport) -> Figure:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from rosi_edge.direction import EACH_LAYERS_OWN
-from rosi_edge.evaluation.statistics import Estimate
+from rosi_edge.basics.statistics import Estimate
+from rosi_edge.direction.difference import EACH_LAYERS_OWN
+from rosi_edge.records.hardening import (
+    FrontierPoint,
+    HardeningReport,
+    StressTest,
+    SweepPoint,
+)
 from rosi_edge.report import numbers
 from rosi_edge.report.escape import plain, table
 from rosi_edge.report.layers import LayerRow, auc_estimate, d_prime_estimate, layer_rows
-from rosi_edge.report.schema import FrontierPoint, HardeningReport, StressTest, SweepPoint
 
 
 def why_this_layer(report: HardeningReport) -> str:

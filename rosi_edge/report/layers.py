@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from scipy.optimize import brentq
 from scipy.special import ndtri
 
-from rosi_edge.direction import LayerSeparation
-from rosi_edge.evaluation.statistics import CONFIDENCE, Estimate
-from rosi_edge.report.schema import HardeningReport, SweepPoint
+from rosi_edge.basics.statistics import CONFIDENCE, Estimate
+from rosi_edge.direction.difference import LayerSeparation
+from rosi_edge.records.hardening import HardeningReport, SweepPoint
 
 _Z = float(ndtri(0.5 + CONFIDENCE / 2))
 

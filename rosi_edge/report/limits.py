@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from rosi_edge.records.hardening import HardeningReport
 from rosi_edge.report import numbers
-from rosi_edge.report.schema import HardeningReport
 
 
 def beyond_limits_words(report: HardeningReport) -> str:

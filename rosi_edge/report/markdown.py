@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rosi_edge.direction import EACH_LAYERS_OWN
+from rosi_edge.direction.difference import EACH_LAYERS_OWN
+from rosi_edge.records.hardening import HardeningReport, Method, Status
 from rosi_edge.report import numbers
 from rosi_edge.report.arrival import delivered_summary, every_tensor, rounding_cost
 from rosi_edge.report.escape import code, code_block, paragraph, plain, table
@@ -17,7 +18,6 @@ from rosi_edge.report.experiments import (
 )
 from rosi_edge.report.layers import direction_taken
 from rosi_edge.report.limits import beyond_limits_words
-from rosi_edge.report.schema import HardeningReport, Method, Status
 
 _HEADLINES: dict[Status, str] = {
     "hardened": "Hardened: it refuses more harmful requests than before and still answers harmless ones.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rosi_edge.evaluation.statistics import Estimate, PairedChange
+from rosi_edge.basics.statistics import Estimate, PairedChange
 
 NOT_MEASURED = "not measured"
 

@@ -12,9 +12,12 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
+from rosi_edge.basics.text import printable
 from rosi_edge.models.architectures import Kind
 from rosi_edge.models.atomic import atomic_write
-from rosi_edge.models.gguf_file import printable
+from rosi_edge.records.evaluation import EvaluationReport, SuiteFigure
+from rosi_edge.records.figures import Figures
+from rosi_edge.records.hardening import EditedTensor, FrontierPoint, HardeningReport
 from rosi_edge.report import numbers
 from rosi_edge.report.drawing import (
     BLUE,
@@ -33,15 +36,12 @@ from rosi_edge.report.drawing import (
     sign,
     title_with_legend,
 )
-from rosi_edge.report.evaluation import EvaluationReport, SuiteFigure
 from rosi_edge.report.experiment_pictures import (
     jailbreak_stress,
     layer_sweep,
     separation_by_layer,
     strength_calibration,
 )
-from rosi_edge.report.figures import Figures
-from rosi_edge.report.schema import EditedTensor, FrontierPoint, HardeningReport
 
 _KINDS: dict[Kind, tuple[str, str, str, float]] = {
     # marker, colour, words, and how far beside the block's number it is drawn

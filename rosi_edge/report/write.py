@@ -10,9 +10,9 @@ from pydantic import BaseModel
 
 from rosi_edge.errors import OutputError
 from rosi_edge.models.atomic import atomic_write
+from rosi_edge.records.hardening import HardeningReport
 from rosi_edge.report.markdown import model_card
 from rosi_edge.report.pictures import PICTURES, render_all
-from rosi_edge.report.schema import HardeningReport
 
 JSON_NAME = "report.json"
 CARD_NAME = "report.md"

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-Int32 = npt.NDArray[np.int32]
+from rosi_edge.basics.arrays import Int32
+
 Tokens = list[int]
 
 SHORTEST_SHARED_PREFIX = 4

@@ -20,12 +20,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import numpy as np
-import numpy.typing as npt
-
+from rosi_edge.basics.arrays import Float32
+from rosi_edge.basics.progress import Advance
+from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.errors import EngineCrashError, RosiEdgeError
-from rosi_edge.injection.edits import RankOneEdit
-from rosi_edge.progress import Advance
 from rosi_edge.runtime.channel import receive, send
 from rosi_edge.runtime.engine import (
     Conversation,
@@ -38,7 +36,6 @@ from rosi_edge.runtime.engine import (
 )
 from rosi_edge.runtime.taps import Capture, TapRequest, Visit
 
-Float32 = npt.NDArray[np.float32]
 Result = TypeVar("Result")
 
 _TEMPLATE_SECONDS = 60.0
@@ -285,10 +282,10 @@ def _serve(connection: Connection, path: Path, options: EngineOptions, last_word
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
             # Imported here: the parent need never load llama.cpp.
-            from rosi_edge.runtime import llama_abi
+            from rosi_edge.native.log import on_abort
             from rosi_edge.runtime.llama_engine import LlamaEngine
 
-            llama_abi.on_abort(lambda message: os.write(2, f"{message}\n".encode()))
+            on_abort(lambda message: os.write(2, f"{message}\n".encode()))
             engine = LlamaEngine(path, options)
         except RosiEdgeError as error:
             send(connection, ("error", error))

@@ -13,14 +13,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-from rosi_edge.injection.edits import RankOneEdit
-from rosi_edge.progress import Advance
+from rosi_edge.basics.arrays import Float32
+from rosi_edge.basics.progress import Advance
+from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.runtime.taps import Capture, TapRequest, Visit
 
-Float32 = npt.NDArray[np.float32]
 Tokens = list[int]
 
 

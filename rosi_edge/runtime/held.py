@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from rosi_edge.runtime import llama_abi
+from rosi_edge.basics.arrays import Float32
+from rosi_edge.native import llama
 
-Float32 = npt.NDArray[np.float32]
 Tokens = list[int]
 
 
@@ -22,9 +21,7 @@ class HeldPrompts:
         tail: how many last tokens of each prompt are decoded anew each time.
     """
 
-    def __init__(
-        self, context: llama_abi.Context, prompts: Sequence[Tokens], *, shared: int, tail: int
-    ) -> None:
+    def __init__(self, context: llama.Context, prompts: Sequence[Tokens], *, shared: int, tail: int) -> None:
         self._context = context
         self._prompts = prompts
         # The last tokens have to follow something, and a short prompt may have hardly more.

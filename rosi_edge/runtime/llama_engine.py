@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from rosi_edge.cores import usable_cores
+from rosi_edge.basics.arrays import Float32, Int32
+from rosi_edge.basics.cores import usable_cores
+from rosi_edge.basics.progress import Advance
+from rosi_edge.edits.adapter import write_adapter
+from rosi_edge.edits.rank_one import RankOneEdit
+from rosi_edge.edits.write_directions import adapter_gains
 from rosi_edge.errors import EngineError, ModelFileError, UnsupportedModelError
-from rosi_edge.injection.adapter import write_adapter
-from rosi_edge.injection.edits import RankOneEdit, matrix_name
-from rosi_edge.injection.write_directions import adapter_gains
 from rosi_edge.models.architectures import architecture_of, expert_counts, write_matrices
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.progress import Advance
-from rosi_edge.runtime import llama_abi
+from rosi_edge.native import llama
 from rosi_edge.runtime.batching import SHORTEST_SHARED_PREFIX, Batching, Member, common_prefix
+from rosi_edge.runtime.branches import SCORED_AT_A_TIME
 from rosi_edge.runtime.chat import ChatTemplate
 from rosi_edge.runtime.engine import (
     Conversation,
@@ -31,22 +31,16 @@ from rosi_edge.runtime.engine import (
     Tokens,
 )
 from rosi_edge.runtime.held import HeldPrompts
+from rosi_edge.runtime.logits import count, log_softmax, log_sum_exp
+from rosi_edge.runtime.tap_reader import TapReader
 from rosi_edge.runtime.taps import (
     Capture,
     Positions,
-    Reducer,
     TapRequest,
     Visit,
-    places_in_order,
-    reducer,
 )
 
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
-
 _PREFIX_SEQUENCE = 0
-_SCORED_AT_A_TIME = 128
-"""Continuation tokens decoded at once: each needs a row of logits, four bytes times the vocabulary."""
 _SESSION_OPENING = 64
 """Tokens at the opening of a session, its system prompt, that never fall out of the window."""
 
@@ -73,11 +67,11 @@ class LlamaEngine:
         with GgufFile.open(path) as file:
             self._architecture = architecture_of(file)
             self._adapter_gains, self._experts = _adapter_facts(file)
-        self._model = llama_abi.Model(path, gpu_layers=options.gpu_layers, rpc=options.rpc)
-        self._tap = _TapReader(self._model.layers, self._architecture.stream_name)
+        self._model = llama.Model(path, gpu_layers=options.gpu_layers, rpc=options.rpc)
+        self._tap = TapReader(self._model.layers, self._architecture.stream_name)
         # Recurrent states are split by sequence: one prompt a batch keeps rows in batch order.
         self._width = 1 if self._model.recurrent else options.sequences
-        self._context = llama_abi.Context(
+        self._context = llama.Context(
             self._model,
             context_size=min(options.context_size, max(self._model.training_context, 512) * self._width),
             batch_size=options.batch_size,
@@ -91,7 +85,7 @@ class LlamaEngine:
             if template
             else None
         )
-        self._adapters: dict[EditHandle, llama_abi.Adapter] = {}
+        self._adapters: dict[EditHandle, llama.Adapter] = {}
         self._next_handle = 1
         self._active: dict[EditHandle, float] = {}
         self._prefix: Tokens = []
@@ -247,7 +241,7 @@ class LlamaEngine:
                     answers[member.prompt] = Generation(text, member.written, finished)
                     self._context.remove_sequence(member.sequence)
                     batching.leave(member)
-                    _count(advance, 1)
+                    count(advance, 1)
         except BaseException:
             self._forget_prefix()
             raise
@@ -357,7 +351,7 @@ class LlamaEngine:
         def gather(group: int, branch: int, rows: Float32, tokens: Tokens) -> None:
             while len(scores[group]) <= branch:
                 scores[group].append(np.empty(0, dtype=np.float32))
-            picked = rows[np.arange(len(tokens)), tokens] - _log_sum_exp(rows)
+            picked = rows[np.arange(len(tokens)), tokens] - log_sum_exp(rows)
             scores[group][branch] = np.concatenate([scores[group][branch], picked]).astype(np.float32)
 
         self._branch(groups, gather, advance)
@@ -408,7 +402,7 @@ class LlamaEngine:
             except BaseException:
                 self._forget_prefix()
                 raise
-            _count(advance, len(members))
+            count(advance, len(members))
 
     def _branch_wave(
         self,
@@ -438,7 +432,7 @@ class LlamaEngine:
             owners += [sequence] * (len(continuation) - 1)
         by_sequence = {sequence: (group, branch) for group, branch, sequence in sequences}
         done: dict[int, int] = dict.fromkeys(by_sequence, 1)
-        step = min(self._context.batch_size, _SCORED_AT_A_TIME)
+        step = min(self._context.batch_size, SCORED_AT_A_TIME)
         for start in range(0, len(tokens), step):
             part = owners[start : start + step]
             self._context.decode(
@@ -593,158 +587,3 @@ def _adapter_facts(file: GgufFile) -> tuple[dict[str, float], dict[str, int]]:
     except (ModelFileError, UnsupportedModelError):
         # A model that cannot be edited can still be run and measured.
         return {}, {}
-
-
-class _TapReader:
-    """Receives graph nodes from the eval callback and hands their rows to reducers."""
-
-    def __init__(self, layers: int, stream_name: object) -> None:
-        assert callable(stream_name)
-        self._stream_names = {str(stream_name(block)).encode(): block for block in range(layers)}
-        self._reducers: dict[bytes, Reducer] = {}
-        # Of taps that turned out to be stacks of experts: one reducer for each expert that had a token.
-        self._experts: dict[bytes, dict[int, Reducer]] = {}
-        self._request: TapRequest | None = None
-        self._seen: set[bytes] = set()
-        self._owners: Int32 = np.empty(0, dtype=np.int32)
-        self._wanted = np.empty(0, dtype=bool)
-        self._places: Int32 = np.empty(0, dtype=np.int32)
-        self._read: npt.NDArray[np.intp] = np.empty(0, dtype=np.intp)
-
-    @property
-    def needs_logits(self) -> bool:
-        """Whether the graph is computed to its end: always, unless all that is wanted are activations."""
-        return self._request is None or self._request.answer > 0
-
-    @contextmanager
-    def reading(self, request: TapRequest) -> Iterator[None]:
-        names = {block: name for name, block in self._stream_names.items()}
-        unknown = [block for block in request.blocks if block not in names]
-        if unknown:
-            raise EngineError(f"the model has no block {unknown[0]}")
-        self._keys: dict[bytes, int | str] = {names[block]: block for block in request.blocks}
-        self._keys |= {weight.encode(): weight for weight in request.inputs}
-        self._reducers = {key: reducer(request) for key in self._keys}
-        self._read = np.zeros(0, dtype=np.intp)
-        self._request = request
-        try:
-            yield
-        finally:
-            self._request = None
-            self._reducers = {}
-            self._experts = {}
-            self._seen = set()
-
-    def expect(self, owners: Int32, wanted: npt.NDArray[np.bool_]) -> None:
-        """What the next micro-batch holds: per token its prompt, and whether it is an output to be read."""
-        self._owners, self._wanted = owners, wanted
-        self._seen = set()
-        if self._request is None:
-            return
-        # A batch holds the tokens of one prompt together.
-        mine = owners[wanted]
-        more = int(mine.max(initial=-1)) + 1 - len(self._read)
-        self._read = np.pad(self._read, (0, max(more, 0)))
-        self._places = (self._read[mine] + places_in_order(mine)).astype(np.int32)
-        np.add.at(self._read, mine, 1)
-
-    def on_node(self, node: llama_abi.Node, asked: bool) -> bool:
-        if self._request is None:
-            return False
-        key = self._key(node)
-        if asked:
-            return key is not None
-        if key is not None:
-            if node.name in self._reducers:
-                self._take(key, node.rows())
-            elif node.op == llama_abi.OP_MUL_MAT_ID:
-                self._take_experts(key, node.source(1), node.source(2))
-            else:
-                self._take(key, node.source(1).rows())
-        # With everything read there is no use for the rest of the graph (the vocabulary projection, mostly).
-        return self.needs_logits or len(self._seen) < len(self._reducers)
-
-    def _key(self, node: llama_abi.Node) -> bytes | None:
-        if node.op in (llama_abi.OP_MUL_MAT, llama_abi.OP_MUL_MAT_ID):
-            name = node.source(0).name
-            if b"#" in name:
-                # A weight copied to another backend is called "<backend>#<tensor>#<copy>".
-                name = name.split(b"#")[1]
-        else:
-            name = node.name
-        return name if name in self._reducers and name not in self._seen else None
-
-    def _take(self, key: bytes, rows: Float32) -> None:
-        assert self._request is not None
-        self._seen.add(key)
-        rows = rows[self._of_interest(key, len(rows))]
-        if len(rows):
-            self._reducers[key].add(np.ascontiguousarray(rows), self._owners[self._wanted])
-
-    def _take_experts(self, key: bytes, inputs: llama_abi.Node, chosen: llama_abi.Node) -> None:
-        """The rows of a stack of experts, each to the expert that the router sent it to.
-
-        Args:
-            inputs: (columns, slots, tokens) in ggml's order; a single slot is for all experts of a token.
-            chosen: (used, tokens) in ggml's order, the numbers of the experts.
-        """
-        assert self._request is not None
-        self._seen.add(key)
-        numbers = chosen.integers()
-        slots = inputs.shape[1]
-        rows = inputs.rows()
-        if len(rows) != slots * len(numbers) or slots not in (1, numbers.shape[1]):
-            raise EngineError(f"{key.decode()} has {len(rows)} inputs for {numbers.size} choices of experts")
-        rows = rows.reshape(len(numbers), slots, rows.shape[1])
-        wanted = self._of_interest(key, len(numbers))
-        rows, numbers = rows[wanted], numbers[wanted]
-        owners = self._owners[self._wanted]
-        stack = self._experts.setdefault(key, {})
-        for expert in np.unique(numbers):
-            tokens, slot = np.nonzero(numbers == expert)
-            gathered = stack.setdefault(int(expert), reducer(self._request))
-            gathered.add(rows[tokens, slot % slots], owners[tokens], self._places[tokens])
-
-    def _of_interest(self, key: bytes, tokens: int) -> npt.NDArray[np.bool_] | slice:
-        """Which of a node's tokens are read."""
-        if tokens == len(self._owners):
-            return self._wanted
-        if tokens != int(self._wanted.sum()):
-            # The last block computes output rows only; any other number is a graph we do not understand.
-            raise EngineError(f"{key.decode()} has {tokens} rows for {len(self._owners)} tokens")
-        return slice(None)
-
-    def check_complete(self) -> None:
-        """Raises EngineError when something asked for did not come by in the last micro-batch."""
-        missing = [key for key in self._reducers if key not in self._seen]
-        # A micro-batch without outputs may skip the last block altogether; its rows come with a later one.
-        if missing and self._wanted.any():
-            raise EngineError(f"llama.cpp did not compute {missing[0].decode()} for this architecture")
-
-    def deliver(self, visit: Visit) -> None:
-        """Hand over each tap's result and let go of it, so that only one exists twice."""
-        for key in list(self._reducers):
-            gathered, name = self._reducers.pop(key), self._keys[key]
-            if key not in self._experts:
-                visit(name, gathered.result())
-                continue
-            stack = self._experts.pop(key)
-            for expert in sorted(stack):
-                visit(matrix_name(str(name), expert), stack.pop(expert).result())
-
-
-def log_softmax(logits: Float32) -> Float32:
-    """Natural-log probabilities of (n, vocabulary) logits."""
-    normalised: Float32 = logits - _log_sum_exp(logits)[:, None]
-    return normalised
-
-
-def _log_sum_exp(logits: Float32) -> Float32:
-    highest = logits.max(axis=1)
-    total: Float32 = np.log(np.exp(logits - highest[:, None]).sum(axis=1)) + highest
-    return total
-
-
-def _count(advance: Advance | None, units: int) -> None:
-    if advance is not None:
-        advance(units)

@@ -18,8 +18,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
+from rosi_edge.basics.arrays import Float32, Int32
 
 
 class Positions(StrEnum):

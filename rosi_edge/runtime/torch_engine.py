@@ -6,7 +6,6 @@ Edits are rank-one terms added to a module's output while it runs; the weights s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from rosi_edge.cores import usable_cores
+from rosi_edge.basics.arrays import Float32
+from rosi_edge.basics.cores import usable_cores
+from rosi_edge.basics.progress import Advance
+from rosi_edge.edits.adapter import read_adapter
+from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.errors import EngineError, ModelFileError, UnsupportedModelError
-from rosi_edge.injection.adapter import read_adapter
-from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.models.architectures import WriteMatrix, write_matrices
 from rosi_edge.models.checkpoint import Checkpoint
-from rosi_edge.models.gguf_file import GgufFile, printable
-from rosi_edge.progress import Advance
+from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.runtime.chat import ChatTemplate
 from rosi_edge.runtime.engine import (
     Conversation,
@@ -34,7 +33,9 @@ from rosi_edge.runtime.engine import (
     OnText,
     Tokens,
 )
-from rosi_edge.runtime.taps import Capture, Positions, Reducer, TapRequest, Visit, reducer
+from rosi_edge.runtime.taps import Capture, Positions, TapRequest, Visit
+from rosi_edge.runtime.torch_loading import device_for, end_tokens, load_model, load_tokenizer
+from rosi_edge.runtime.torch_taps import Taps, add, to_numpy
 
 try:
     import torch
@@ -43,33 +44,9 @@ except ImportError:
     torch = None
     transformers = None
 
-Float32 = npt.NDArray[np.float32]
 
 _SHORTEST_SHARED_PREFIX = 4  # As in the llama.cpp engine: what is captured must not depend on the engine.
 _SESSION_OPENING = 64
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-_NOT_OBEYED = frozenset(
-    (
-        # Code: classes in files of the folder, and kernels that are fetched from wherever they are named.
-        "auto_map",
-        "attn_implementation",
-        "_attn_implementation",
-        "_attn_implementation_internal",
-        "experts_implementation",
-        "_experts_implementation",
-        "_experts_implementation_internal",
-        # Gives any other key the meaning of one of these.
-        "attribute_map",
-        # Without it a model answers with a bare tuple.
-        "return_dict",
-        "use_return_dict",
-        # Tables of any size, for classifiers.
-        "num_labels",
-        "id2label",
-        "label2id",
-    )
-)
-"""Keys of config.json that no chat model needs."""
 
 
 @dataclass
@@ -110,10 +87,10 @@ class TorchEngine:
             raise EngineError("--rpc is for GGUF files, which llama.cpp runs", "Leave out --rpc")
         self._checkpoint = Checkpoint.open(path)
         self._matrices = {matrix.name: matrix for matrix in write_matrices(self._checkpoint)}
-        self._device = _device(options.gpu_layers)
+        self._device = device_for(options.gpu_layers)
         torch.set_num_threads(options.threads or usable_cores())
-        self._model = _load(self._checkpoint, self._device)
-        self._tokenizer = _tokenizer(path, self._model.config)
+        self._model = load_model(self._checkpoint, self._device)
+        self._tokenizer = load_tokenizer(path, self._model.config)
         self._width = options.sequences
         limit = self._checkpoint.integer(f"{self._checkpoint.architecture}.context_length")
         self._cells = options.context_size
@@ -137,7 +114,7 @@ class TorchEngine:
             if template
             else None
         )
-        self._ends = _end_tokens(self._model, self._tokenizer)
+        self._ends = end_tokens(self._model, self._tokenizer)
         self._edits: dict[EditHandle, list[RankOneEdit]] = {}
         self._next_handle = 1
         self._active: list[Any] = []
@@ -239,7 +216,7 @@ class TorchEngine:
     ) -> None:
         if not prompts:
             raise EngineError("there are no prompts to read activations from")
-        shared = _common_prefix(prompts) if share_prefix else 0
+        shared = common_prefix(prompts) if share_prefix else 0
         with self._tapping(request) as taps:
             for batch in self._batches(prompts, request.answer):
                 lengths = [len(prompts[index]) for index in batch.prompts]
@@ -287,7 +264,7 @@ class TorchEngine:
 
             def keep(logits: Any, members: list[int] = batch.prompts) -> None:
                 if logprobs is not None:
-                    logprobs[members] = _to_numpy(torch.log_softmax(logits.float(), dim=-1))
+                    logprobs[members] = to_numpy(torch.log_softmax(logits.float(), dim=-1))
 
             answers.update(zip(batch.prompts, self._continue(batch, max_tokens, first=keep), strict=True))
             _count(advance, len(batch.prompts))
@@ -399,7 +376,7 @@ class TorchEngine:
             logits = self._forward(batch, keep=most).logits
             for row, index in enumerate(batch.prompts):
                 rows = logits[row, -len(pairs[index][1]) :].float()
-                yield index, _to_numpy(torch.log_softmax(rows, dim=-1))
+                yield index, to_numpy(torch.log_softmax(rows, dim=-1))
 
     # --- a long session --------------------------------------------------------------------------------
 
@@ -464,14 +441,14 @@ class TorchEngine:
             )
 
     @contextmanager
-    def _tapping(self, request: TapRequest) -> Iterator[_Taps]:
+    def _tapping(self, request: TapRequest) -> Iterator[Taps]:
         for block in request.blocks:
             if block not in self._blocks:
                 raise EngineError(f"the model has no block {block}")
         for name in request.inputs:
             if name not in self._modules:
                 raise EngineError(f"{name} is not a write matrix of this model")
-        taps = _Taps(request)
+        taps = Taps(request)
         hooks = [self._blocks[block].register_forward_hook(taps.on_block(block)) for block in request.blocks]
         hooks += [
             self._modules[name].register_forward_pre_hook(taps.on_input(name)) for name in request.inputs
@@ -509,7 +486,7 @@ class TorchEngine:
         for name, edits in by_tensor.items():
             inward = torch.tensor(np.stack([edit.input for edit in edits]), device=self._device)
             outward = torch.tensor(np.stack([edit.output for edit in edits]), device=self._device)
-            self._active.append(self._modules[name].register_forward_hook(_add(inward, outward)))
+            self._active.append(self._modules[name].register_forward_hook(add(inward, outward)))
 
     def _remove_edits(self) -> None:
         for hook in self._active:
@@ -520,162 +497,7 @@ class TorchEngine:
         del self._edits[handle]
 
 
-def _add(inward: Any, outward: Any) -> Callable[..., Any]:
-    """A hook that adds (x·a) b to a Linear module's output, for all edits of it, in float32."""
-
-    def hook(_module: Any, inputs: tuple[Any, ...], output: Any) -> Any:
-        pushes = inputs[0].float() @ inward.T
-        return output + (pushes @ outward).to(output.dtype)
-
-    return hook
-
-
-class _Taps:
-    """Gathers rows from hooks. In every forward pass the caller first says which rows are wanted."""
-
-    def __init__(self, request: TapRequest) -> None:
-        keys: list[int | str] = [*request.blocks, *request.inputs]
-        self._reducers: dict[int | str, Reducer] = {key: reducer(request) for key in keys}
-        self._prompts: list[int] = []
-        self._wanted: list[tuple[int, int]] = []
-
-    def expect(self, prompts: list[int], taken: list[int]) -> None:
-        """The next pass holds these prompts; of each so many of the last positions are read."""
-        self._prompts = prompts
-        self._wanted = [(member, count) for member, count in enumerate(taken) if count > 0]
-
-    def expect_next(self, members: list[int]) -> None:
-        """The next pass holds a single token of each; those of these members are read."""
-        self._wanted = [(member, 1) for member in members]
-
-    def on_block(self, block: int) -> Callable[..., None]:
-        return lambda _module, _inputs, output: self._take(
-            block, output[0] if isinstance(output, tuple) else output
-        )
-
-    def on_input(self, name: str) -> Callable[..., None]:
-        return lambda _module, inputs: self._take(name, inputs[0])
-
-    def _take(self, key: int | str, values: Any) -> None:
-        rows = [values[member, -count:] for member, count in self._wanted]
-        if rows:
-            owners = np.repeat(
-                np.array([self._prompts[member] for member, _ in self._wanted], dtype=np.int32),
-                [count for _, count in self._wanted],
-            )
-            self._reducers[key].add(_to_numpy(torch.cat(rows).float()), owners)
-
-    def deliver(self, visit: Visit) -> None:
-        for key in list(self._reducers):
-            visit(key, self._reducers.pop(key).result())
-
-
-def _device(gpu_layers: int) -> Any:
-    if gpu_layers == 0:
-        return torch.device("cpu")
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    raise EngineError("torch finds no GPU here", "Leave out -ngl, or install a torch with CUDA")
-
-
-def _load(checkpoint: Checkpoint, device: Any) -> Any:
-    path = checkpoint.path
-    # Progress is this tool's to show.
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    dtype: Any = torch.float32 if device.type == "cpu" else "auto"
-    try:
-        config = _config(checkpoint)
-        _require_size(checkpoint, config)
-        model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
-            str(path),
-            config=config,
-            dtype=dtype,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-        _end_tokens(model, None)
-    except ModelFileError:
-        raise
-    except Exception as error:  # each check of a setting raises its own
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelFileError(
-            f"transformers cannot load {path}: {first.rstrip('.')}", "Check the folder, or download it again"
-        ) from error
-    # What is missing or has another shape has been filled with random numbers.
-    for what, names in (
-        ("it lacks", loaded["missing_keys"]),
-        ("its settings want another shape of", (entry[0] for entry in loaded["mismatched_keys"])),
-    ):
-        if name := min(names, default=None):
-            raise ModelFileError(f"{path} is damaged: {what} {printable(str(name))}", "Download it again")
-    return model.to(device).eval()
-
-
-def _config(checkpoint: Checkpoint) -> Any:
-    """The folder's settings, without those that make transformers load anything but this folder's weights."""
-    settings = {key: value for key, value in checkpoint.config.items() if key not in _NOT_OBEYED}
-    config = type(transformers.AutoConfig.for_model(settings["model_type"])).from_dict(settings)
-    # However they came there.
-    config._attn_implementation_internal = config._experts_implementation_internal = None
-    return config
-
-
-def _require_size(checkpoint: Checkpoint, config: Any) -> None:
-    """Raise ModelFileError for settings of a much larger model than the files hold: what they lack would be
-    made up, and take memory, before it is missed."""
-    with torch.device("meta"):
-        described = transformers.AutoModelForCausalLM.from_config(config)
-    # Buffers, too: tables of rotations, say.
-    wanted = sum(values.numel() for values in (*described.parameters(), *described.buffers()))
-    held = sum(math.prod(tensor.shape) for tensor in checkpoint.stored.values())
-    if wanted > 2 * held:
-        raise ModelFileError(
-            f"{checkpoint.path} is damaged: its settings are those of a model of {wanted / 1e6:,.1f} million "
-            f"weights, and its files hold {held / 1e6:,.1f}",
-            "Download it again",
-        )
-
-
-def _tokenizer(path: Path, config: Any) -> Any:
-    if not any((path / name).is_file() for name in _TOKENIZER_FILES):
-        # transformers makes up an empty one.
-        raise ModelFileError(
-            f"{path} has no tokenizer",
-            "The folder needs tokenizer.json, or tokenizer.model and sentencepiece",
-        )
-    try:
-        return transformers.AutoTokenizer.from_pretrained(
-            str(path), config=config, local_files_only=True, trust_remote_code=False
-        )
-    except Exception as error:  # each tokenizer class raises its own
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelFileError(
-            f"the tokenizer of {path} cannot be loaded: {first.rstrip('.')}",
-            "The folder needs tokenizer.json, or tokenizer.model and the package sentencepiece",
-        ) from error
-
-
-def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    found: set[int] = set()
-    for source in (model.generation_config, model.config, tokenizer):
-        ends = getattr(source, "eos_token_id", None)
-        if ends is not None:
-            found.update(int(end) for end in (ends if isinstance(ends, list) else [ends]))
-    return frozenset(found)
-
-
-def _to_numpy(values: Any) -> Float32:
-    found: Float32 = values.detach().to("cpu", torch.float32).numpy()
-    return found
-
-
-def _common_prefix(prompts: Sequence[Tokens]) -> int:
+def common_prefix(prompts: Sequence[Tokens]) -> int:
     """How many tokens all prompts begin with, each keeping at least one; 0 when too few to share."""
     shortest = min(len(prompt) for prompt in prompts) - 1
     columns = zip(*(prompt[:shortest] for prompt in prompts), strict=True)

@@ -24,7 +24,7 @@ from weaken import write_weakened
 from rosi_edge.abliteration import find_holes
 from rosi_edge.models.architectures import write_matrices
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.models.sources import resolve
+from rosi_edge.sources.resolve import resolve
 
 TYPES = {
     "same": None,

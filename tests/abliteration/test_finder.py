@@ -7,7 +7,6 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-import numpy.typing as npt
 import pytest
 from gguf import GGMLQuantizationType as Type
 from tiny_gguf import write_tiny_llama
@@ -15,11 +14,11 @@ from weaken import write_weakened
 
 from rosi_edge.abliteration import Holes, find_holes
 from rosi_edge.abliteration.columns import sample_columns
+from rosi_edge.basics.arrays import Float32
 from rosi_edge.models.architectures import write_matrices
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.quantization.codec import dequantize
 
-Float32 = npt.NDArray[np.float32]
 LAYERS, HIDDEN = 8, 256
 
 

@@ -15,8 +15,8 @@ from architectures.recipes import settings
 from architectures.tiny import blueprint, write_model
 from gguf import GGMLQuantizationType
 
+from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.errors import UnsupportedModelError
-from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.models.architectures import WriteMatrix, known_architectures, write_matrices
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.runtime.engine import EngineOptions

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from rosi_edge.errors import UnsupportedModelError
-from rosi_edge.models.sources import resolve
 from rosi_edge.runtime.engine import EngineOptions, ask
 from rosi_edge.runtime.llama_engine import LlamaEngine
+from rosi_edge.sources.resolve import resolve
 
 pytestmark = pytest.mark.model
 

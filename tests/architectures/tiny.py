@@ -16,19 +16,18 @@ from typing import Any
 import gguf
 import llama_cpp
 import numpy as np
-import numpy.typing as npt
 from architectures.recipes import left_out, settings
 from gguf import GGMLQuantizationType
 from tiny_gguf import quantize
 
-from rosi_edge.runtime import llama_abi
+from rosi_edge.basics.arrays import Float32
+from rosi_edge.native import ggml, log
 
-Float32 = npt.NDArray[np.float32]
 Shapes = dict[str, tuple[int, ...]]
 
-_ggml = llama_abi._ggml
+_ggml = ggml.GGML
 _llama = llama_cpp.llama_cpp._lib
-_SetTensor = ctypes.CFUNCTYPE(None, ctypes.POINTER(llama_abi._Tensor), ctypes.c_void_p)
+_SetTensor = ctypes.CFUNCTYPE(None, ctypes.POINTER(ggml.Tensor), ctypes.c_void_p)
 
 
 class _Parameters(ctypes.Structure):
@@ -82,16 +81,16 @@ def blueprint(architecture: str, folder: Path, *, experts: bool, **changes: Any)
         if not left_out(architecture, name):
             shapes[name] = tuple(reversed(extents))
 
-    llama_abi.silence()
+    log.silence()
     llama_cpp.llama_backend_init()
-    llama_abi._last_errors.clear()
+    log.last_errors.clear()
     context = _ggml.gguf_init_from_file(str(path).encode(), _Parameters(True, None))
     callback = _SetTensor(note)
     parameters = llama_cpp.llama_model_default_params()
     model = _llama.llama_model_init_from_user(context, callback, None, parameters)
     _ggml.gguf_free(context)
     if not model:
-        raise ValueError(f"{architecture}: {llama_abi._reason('no reason given')}")
+        raise ValueError(f"{architecture}: {log.last_reason('no reason given')}")
     llama_cpp.llama_model_free(model)
     return Blueprint(architecture, metadata, shapes)
 

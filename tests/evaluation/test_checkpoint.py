@@ -14,11 +14,11 @@ from evaluation.scripted_engine import REFUSAL, ScriptedEngine, last_request, su
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rosi_edge.evaluation.checkpoint import Checkpoint
+from rosi_edge.basics.progress import SILENT, Advance
+from rosi_edge.evaluation.kept import Checkpoint
 from rosi_edge.evaluation.suites.asking import PIECE, ask_groups, plainly
 from rosi_edge.evaluation.verdicts import Verdict
-from rosi_edge.progress import SILENT, Advance
-from rosi_edge.prompts import Prompt, PromptSet
+from rosi_edge.prompts.sets import Prompt, PromptSet
 
 CONTEXT = {"model": "abc"}
 
@@ -54,7 +54,7 @@ def test_another_model_setting_or_call_for_fresh_results_finds_nothing(tmp_path:
 def test_another_version_of_the_tool_finds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "kept.jsonl"
     Checkpoint(path, CONTEXT).put("piece", 1)
-    monkeypatch.setattr("rosi_edge.evaluation.checkpoint.__version__", "99.0")
+    monkeypatch.setattr("rosi_edge.evaluation.kept.__version__", "99.0")
     assert Checkpoint(path, CONTEXT).get("piece") is None
 
 

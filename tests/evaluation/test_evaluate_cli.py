@@ -22,13 +22,13 @@ from evaluation.scripted_engine import BROKEN, COMPLIANCE, REFUSAL, VOCABULARY, 
 from evaluation.test_http_judge import Reply, Seen, completion, server
 from tiny_gguf import write_tiny_llama
 
+from rosi_edge.basics.progress import SILENT
+from rosi_edge.basics.statistics import paired_change, proportion
 from rosi_edge.cli import application
 from rosi_edge.errors import EngineCrashError, EngineError, JudgeError, RosiEdgeError
 from rosi_edge.evaluation.run import EvaluateOptions, Named, evaluate
-from rosi_edge.evaluation.statistics import paired_change, proportion
 from rosi_edge.evaluation.suites import Choices, open_suites
-from rosi_edge.progress import SILENT
-from rosi_edge.report.evaluation import EvaluationReport
+from rosi_edge.records.evaluation import EvaluationReport
 from rosi_edge.runtime.engine import Engine, EngineOptions
 
 SUITES = "refusal,overrefusal,divergence,utility,jailbreak"

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_gguf import CHATML, write_tiny_llama
 
+from rosi_edge.basics.progress import Advance
 from rosi_edge.errors import RosiEdgeError, UnsupportedModelError
 from rosi_edge.evaluation.judges.granite_guardian import (
     GRANITE_GUARDIAN_3,
@@ -22,7 +23,6 @@ from rosi_edge.evaluation.judges.registry import detect_format, guard_template
 from rosi_edge.evaluation.judges.shield_gemma import SHIELD_GEMMA
 from rosi_edge.evaluation.verdicts import Judge, Verdict
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.progress import Advance
 from rosi_edge.runtime.chat import ChatTemplate
 from rosi_edge.runtime.engine import Conversation, Generation, Tokens
 

@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rosi_edge.basics.progress import SILENT, Advance, Progress
+from rosi_edge.edits.paper import rosi_edits, row_means
+from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.evaluation.judges.keyword import KeywordJudge
 from rosi_edge.evaluation.run import EvaluateOptions, Named, evaluate
 from rosi_edge.evaluation.suites import Choices, open_suites
 from rosi_edge.evaluation.verdicts import Verdict
-from rosi_edge.injection.edits import RankOneEdit
-from rosi_edge.injection.rosi import rosi_edits, row_means
 from rosi_edge.models.architectures import write_matrices
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.progress import SILENT, Advance, Progress
-from rosi_edge.prompts import Kind, Part, bundled
-from rosi_edge.report.evaluation import EvaluationReport
+from rosi_edge.prompts.sets import Kind, Part, bundled
+from rosi_edge.records.evaluation import EvaluationReport
 from rosi_edge.runtime.engine import ask
 from rosi_edge.runtime.llama_engine import LlamaEngine
 from rosi_edge.runtime.taps import TapRequest

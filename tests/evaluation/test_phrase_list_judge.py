@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rosi_edge.attribute import open_attribute
 from rosi_edge.evaluation.judges.phrase_list import Phrase, PhraseListJudge
 from rosi_edge.evaluation.verdicts import Verdict
+from rosi_edge.hardening.attribute import open_attribute
 
 
 def words(text: str) -> tuple[str | None, ...]:

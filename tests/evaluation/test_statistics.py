@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 
-from rosi_edge.evaluation.statistics import (
+from rosi_edge.basics.statistics import (
     Estimate,
     PairedChange,
     Trend,

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from evaluation.scripted_engine import (
     BROKEN,
@@ -25,16 +24,18 @@ from evaluation.scripted_engine import (
 )
 from scipy.special import log_softmax, rel_entr
 
-from rosi_edge.errors import EngineError, PromptSetError, RosiEdgeError
-from rosi_edge.evaluation.attacks import built_in as built_in_attacks
-from rosi_edge.evaluation.multiple_choice import Benchmark, Question, QuestionSet
-from rosi_edge.evaluation.statistics import (
+from rosi_edge.basics.arrays import Float32
+from rosi_edge.basics.progress import SILENT
+from rosi_edge.basics.statistics import (
     mean_share,
     paired_change,
     paired_mean_change,
     paired_share_change,
     proportion,
 )
+from rosi_edge.errors import EngineError, PromptSetError, RosiEdgeError
+from rosi_edge.evaluation.attacks import built_in as built_in_attacks
+from rosi_edge.evaluation.multiple_choice import Benchmark, Question, QuestionSet
 from rosi_edge.evaluation.suites import Choices, Suite, SuiteResult, built_in, open_suites
 from rosi_edge.evaluation.suites.asking import OPENING_WORDS, opening_words
 from rosi_edge.evaluation.suites.divergence import ANSWER_TOKENS, Divergence
@@ -46,10 +47,7 @@ from rosi_edge.evaluation.suites.suite import Measured, Series
 from rosi_edge.evaluation.suites.text_file import TextFile
 from rosi_edge.evaluation.suites.utility import Utility, tokenized
 from rosi_edge.evaluation.suites.xstest_file import load_xstest
-from rosi_edge.progress import SILENT
-from rosi_edge.prompts import Prompt, PromptSet
-
-Float32 = npt.NDArray[np.float32]
+from rosi_edge.prompts.sets import Prompt, PromptSet
 
 
 def prompt_set(name: str, number: int, category: str | None = None) -> PromptSet:

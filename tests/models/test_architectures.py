@@ -21,7 +21,7 @@ from rosi_edge.models.architectures import (
     write_matrices,
 )
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.models.sources import resolve
+from rosi_edge.sources.resolve import resolve
 
 KNOWN = known_architectures()
 

@@ -16,14 +16,12 @@ from hypothesis import strategies as st
 from rosi_edge.errors import ModelFileError, UnsupportedModelError
 from rosi_edge.models.architectures import write_matrices
 from rosi_edge.models.checkpoint import (
-    INDEX,
-    SINGLE,
     Checkpoint,
     from_float32,
     is_checkpoint,
-    other_files,
     to_float32,
 )
+from rosi_edge.models.checkpoint_files import INDEX, SINGLE, other_files
 from rosi_edge.quantization.codec import dequantize
 
 CONFIG = {

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from tiny_gguf import write_tiny_llama
 
 from rosi_edge.errors import ModelFileError, RosiEdgeError
-from rosi_edge.models.gguf_file import GgufFile, MetadataArray
-from rosi_edge.models.inspect import inspect
-from rosi_edge.models.sources import resolve
+from rosi_edge.inspection import inspect
+from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.gguf_header import MetadataArray
+from rosi_edge.sources.resolve import resolve
 
 U32, F32, STRING, ARRAY = 4, 6, 8, 9
 

@@ -14,8 +14,13 @@ from gguf import GGMLQuantizationType as Type
 from tiny_gguf import write_tiny_llama
 
 from rosi_edge.errors import ModelFileError, UnsupportedModelError
+from rosi_edge.inspection import (
+    EDITABLE_TYPES,
+    Inspection,
+    inspect,
+    require_hardenable,
+)
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.models.inspect import EDITABLE_TYPES, Inspection, inspect, require_hardenable
 from rosi_edge.models.rewrite import rewrite
 
 

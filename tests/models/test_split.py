@@ -12,12 +12,12 @@ from gguf import GGMLQuantizationType as T
 from plain_llama import high_level_llama
 from split_gguf import split_gguf
 
-from rosi_edge.bake import bake
+from rosi_edge.baking.gguf import bake
 from rosi_edge.errors import ModelFileError, OutputError, UnsupportedModelError
+from rosi_edge.inspection import inspect
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.models.inspect import inspect
 from rosi_edge.models.rewrite import rewrite
-from rosi_edge.verify import verify
+from rosi_edge.verification.gguf import verify
 
 MIX = {"attn_output": T.Q5_0, "ffn_down": T.Q4_K, "ffn_up": T.Q8_0}
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from rosi_edge.basics.progress import SILENT
+from rosi_edge.basics.statistics import Estimate, PairedChange, paired_change
 from rosi_edge.evaluation.run import Named
-from rosi_edge.evaluation.statistics import Estimate, PairedChange, paired_change
 from rosi_edge.policy import behaviour
 from rosi_edge.policy.model import FigureRule, parse_policy
 from rosi_edge.policy.result import Status
-from rosi_edge.progress import SILENT
 from rosi_edge.runtime.engine import EngineOptions
 
 

@@ -12,7 +12,7 @@ from tiny_gguf import write_tiny_llama
 from rosi_edge.errors import RosiEdgeError
 from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.provenance import (
+from rosi_edge.policy.provenance import (
     Manifest,
     check_manifest,
     make_manifest,

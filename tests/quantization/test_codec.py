@@ -17,13 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_gguf import write_tiny_llama
 
+from rosi_edge.basics.arrays import Float32
 from rosi_edge.errors import UnsupportedModelError
+from rosi_edge.inspection import EDITABLE_TYPES
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.models.inspect import EDITABLE_TYPES
 from rosi_edge.quantization.codec import dequantize, dequantize_bytes, quantize
 from rosi_edge.quantization.rounding import Requantize
-
-Float32 = npt.NDArray[np.float32]
 
 # Root mean square of the rounding error over that of normally distributed values, with a margin.
 ERRORS = {

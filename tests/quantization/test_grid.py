@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rosi_edge.errors import ModelFileError, UnsupportedModelError
+from rosi_edge.native import ggml
 from rosi_edge.quantization import codec
 from rosi_edge.quantization.grid import grid_of, promotion_for, supported_grids
-from rosi_edge.runtime import llama_abi
 
 Kind = gguf.GGMLQuantizationType
 KINDS = sorted(supported_grids())
@@ -37,7 +37,7 @@ class _TypeTraits(ctypes.Structure):
 
 
 def ggml_dequantize(data, kind, columns):
-    get = llama_abi._ggml.ggml_get_type_traits
+    get = ggml.GGML.ggml_get_type_traits
     get.argtypes, get.restype = [ctypes.c_int], ctypes.POINTER(_TypeTraits)
     traits = get(int(kind)).contents
     assert (traits.block_columns, traits.block_bytes) == gguf.GGML_QUANT_SIZES[kind]
@@ -174,7 +174,7 @@ def test_codebooks_are_refused_with_the_type_to_promote_to(kind):
     larger = promotion_for(kind)
     assert f"--promote {larger.name}" in refusal.value.remedy
     assert larger in supported_grids()
-    assert not llama_abi.requires_importance_matrix(int(larger))
+    assert not ggml.requires_importance_matrix(int(larger))
 
 
 def test_promotion_takes_the_next_size_that_fits_the_columns():

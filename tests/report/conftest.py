@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 from report.sample_report import make_evaluation, make_report
 
-from rosi_edge.report.evaluation import EvaluationReport
-from rosi_edge.report.schema import HardeningReport
+from rosi_edge.records.evaluation import EvaluationReport
+from rosi_edge.records.hardening import HardeningReport
 
 
 @pytest.fixture

@@ -7,14 +7,31 @@ import math
 from functools import cache
 from typing import Any
 
-from rosi_edge.direction import LayerSeparation
-from rosi_edge.evaluation.statistics import Estimate, mean, paired_change, proportion
-from rosi_edge.evaluation.suites.suite import Better, Unit
-from rosi_edge.models.inspect import TypeShare
-from rosi_edge.report.evaluation import EvaluationReport, JudgeFacts, SuiteFigure, SuiteReport
-from rosi_edge.report.facts import EvaluationFacts, ModelFacts, OutputFile, PromptSetFacts, ToolFacts
-from rosi_edge.report.figures import Changes, Figures
-from rosi_edge.report.schema import (
+from rosi_edge.basics.statistics import (
+    Estimate,
+    mean,
+    paired_change,
+    proportion,
+)
+from rosi_edge.direction.difference import LayerSeparation
+from rosi_edge.inspection import TypeShare
+from rosi_edge.records.evaluation import (
+    Better,
+    EvaluationReport,
+    JudgeFacts,
+    SuiteFigure,
+    SuiteReport,
+    Unit,
+)
+from rosi_edge.records.facts import (
+    EvaluationFacts,
+    ModelFacts,
+    OutputFile,
+    PromptSetFacts,
+    ToolFacts,
+)
+from rosi_edge.records.figures import Changes, Figures
+from rosi_edge.records.hardening import (
     AttackSuccess,
     DirectionFacts,
     EditedTensor,

@@ -12,13 +12,14 @@ import pytest
 from click.testing import CliRunner, Result
 from report.sample_report import stress
 
-from rosi_edge import hardening, transfer
 from rosi_edge.commands.harden import harden
-from rosi_edge.conditional_search import ConditionalOptions
 from rosi_edge.errors import RosiEdgeError
-from rosi_edge.hardening import HardenOptions
-from rosi_edge.models import sources
-from rosi_edge.report.schema import HardeningReport, Verdict
+from rosi_edge.hardening import session as hardening
+from rosi_edge.hardening import transfer
+from rosi_edge.hardening.options import HardenOptions
+from rosi_edge.records.hardening import HardeningReport, Verdict
+from rosi_edge.search.options import ConditionalOptions
+from rosi_edge.sources import resolve as sources
 
 
 @pytest.fixture

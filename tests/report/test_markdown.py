@@ -17,10 +17,16 @@ from report.sample_report import (
     stress,
 )
 
-from rosi_edge.direction import EACH_LAYERS_OWN
-from rosi_edge.evaluation.statistics import Estimate, proportion
+from rosi_edge.basics.statistics import Estimate, proportion
+from rosi_edge.direction.difference import EACH_LAYERS_OWN
+from rosi_edge.records.hardening import (
+    DirectionFacts,
+    HardeningReport,
+    Injection,
+    StressTest,
+    Verdict,
+)
 from rosi_edge.report.markdown import model_card
-from rosi_edge.report.schema import DirectionFacts, HardeningReport, Injection, StressTest, Verdict
 
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 

@@ -15,10 +15,10 @@ from PIL import Image
 from report.sample_report import LAYERS, frontier, model_facts
 
 from rosi_edge.errors import OutputError
+from rosi_edge.records.evaluation import EvaluationReport
+from rosi_edge.records.hardening import DirectionFacts, HardeningReport, Injection
 from rosi_edge.report import pictures
 from rosi_edge.report.drawing import BLUE, VERMILLION, house_style, png
-from rosi_edge.report.evaluation import EvaluationReport
-from rosi_edge.report.schema import DirectionFacts, HardeningReport, Injection
 
 NAMES = [
     "before_after.png",

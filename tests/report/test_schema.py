@@ -10,13 +10,13 @@ import pytest
 from pydantic import ValidationError
 from report.sample_report import digest, figures, frontier, make_report, model_facts, separations
 
-from rosi_edge.direction import Directions
-from rosi_edge.models.inspect import Inspection, TypeShare
-from rosi_edge.prompts import Kind, Part, bundled
-from rosi_edge.report.evaluation import EvaluationReport
-from rosi_edge.report.facts import ModelFacts, PromptSetFacts
-from rosi_edge.report.figures import Figures
-from rosi_edge.report.schema import DirectionFacts, EditedTensor, HardeningReport
+from rosi_edge.direction.difference import Directions
+from rosi_edge.inspection import Inspection, TypeShare
+from rosi_edge.prompts.sets import Kind, Part, bundled
+from rosi_edge.records.evaluation import EvaluationReport
+from rosi_edge.records.facts import ModelFacts, PromptSetFacts
+from rosi_edge.records.figures import Figures
+from rosi_edge.records.hardening import DirectionFacts, EditedTensor, HardeningReport
 from rosi_edge.report.write import to_json
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from rosi_edge.errors import OutputError
+from rosi_edge.records.hardening import HardeningReport, Injection
 from rosi_edge.report import write
 from rosi_edge.report.pictures import PICTURES
-from rosi_edge.report.schema import HardeningReport, Injection
 from rosi_edge.report.write import check_folder, to_json, write_report
 
 FILES = {"report.json", "report.md", *PICTURES}

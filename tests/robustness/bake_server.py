@@ -15,9 +15,9 @@ from pathlib import Path
 
 import baking
 
-from rosi_edge.bake import bake
+from rosi_edge.baking.gguf import bake
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.models.sources import resolve
+from rosi_edge.sources.resolve import resolve
 
 
 def main() -> None:

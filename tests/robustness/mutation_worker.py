@@ -25,9 +25,9 @@ from mutations import Sound, mutate
 from rosi_edge.commands.inspect import inspect as inspect_command
 from rosi_edge.commands.verify import verify as verify_command
 from rosi_edge.errors import RosiEdgeError
+from rosi_edge.inspection import inspect
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.models.inspect import inspect
-from rosi_edge.verify import verify
+from rosi_edge.verification.gguf import verify
 
 SECONDS = 5.0
 BYTES = 1_000_000_000

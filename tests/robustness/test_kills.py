@@ -22,7 +22,7 @@ from gguf import GGMLQuantizationType as T
 from split_gguf import split_gguf
 
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.verify import verify
+from rosi_edge.verification.gguf import verify
 
 KILLED_AMONG_RENAMES = """
 import os, signal, sys

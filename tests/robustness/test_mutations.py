@@ -18,8 +18,8 @@ from gguf import GGMLQuantizationType as T
 from split_gguf import split_gguf
 from tiny_gguf import write_tiny_llama
 
-from rosi_edge.bake import bake
-from rosi_edge.injection.adapter import write_adapter
+from rosi_edge.baking.gguf import bake
+from rosi_edge.edits.adapter import write_adapter
 from rosi_edge.models.gguf_file import GgufFile
 
 MUTATIONS = int(os.environ.get("ROSI_EDGE_MUTATIONS", "1000"))

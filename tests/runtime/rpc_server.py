@@ -7,15 +7,16 @@ import sys
 
 from llama_cpp import _ctypes_extensions
 
-from rosi_edge.runtime import llama_abi
+from rosi_edge.native import rpc
+from rosi_edge.native.ggml import LIBRARIES
 
 CPU = 0
 """GGML_BACKEND_DEVICE_TYPE_CPU."""
 
 
 def main() -> None:
-    llama_abi.add_rpc_servers([])
-    ggml = _ctypes_extensions.load_shared_library("ggml", llama_abi._LIBRARIES)
+    rpc.add_rpc_servers([])
+    ggml = _ctypes_extensions.load_shared_library("ggml", LIBRARIES)
     ggml.ggml_backend_reg_by_name.argtypes = [ctypes.c_char_p]
     ggml.ggml_backend_reg_by_name.restype = ctypes.c_void_p
     ggml.ggml_backend_reg_get_proc_address.argtypes = [ctypes.c_void_p, ctypes.c_char_p]

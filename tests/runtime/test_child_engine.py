@@ -17,9 +17,9 @@ import psutil
 import pytest
 from tiny_gguf import CHATML, write_tiny_llama
 
+from rosi_edge.edits.adapter import write_adapter
+from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.errors import EngineCrashError, EngineError, ModelFileError, UnsupportedModelError
-from rosi_edge.injection.adapter import write_adapter
-from rosi_edge.injection.edits import RankOneEdit
 from rosi_edge.runtime import child_engine
 from rosi_edge.runtime.child_engine import ChildEngine
 from rosi_edge.runtime.engine import EngineOptions, ask

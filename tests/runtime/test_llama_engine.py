@@ -13,14 +13,15 @@ import numpy.typing as npt
 import pytest
 from plain_llama import PlainLlama, high_level_llama
 
-from rosi_edge.injection.edits import RankOneEdit
+from rosi_edge.basics.arrays import Float32
+from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.runtime.engine import Tokens, ask
-from rosi_edge.runtime.llama_engine import LlamaEngine, log_softmax
+from rosi_edge.runtime.llama_engine import LlamaEngine
+from rosi_edge.runtime.logits import log_softmax
 from rosi_edge.runtime.taps import Keep, Positions, TapRequest
 
 pytestmark = pytest.mark.model
 
-Float32 = npt.NDArray[np.float32]
 
 REQUESTS = (
     "What is the capital of France?",

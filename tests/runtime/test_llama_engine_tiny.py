@@ -13,25 +13,24 @@ from pathlib import Path
 
 import llama_cpp
 import numpy as np
-import numpy.typing as npt
 import pytest
 from plain_llama import PlainLlama
 from tiny_gguf import CHATML, write_tiny_llama
 
-from rosi_edge.bake import bake
+from rosi_edge.baking.gguf import bake
+from rosi_edge.basics.arrays import Float32
+from rosi_edge.edits.adapter import write_adapter
+from rosi_edge.edits.paper import rosi_edits, row_means
+from rosi_edge.edits.rank_one import RankOneEdit
+from rosi_edge.edits.write_directions import write_direction
 from rosi_edge.errors import EngineError, ModelFileError, UnsupportedModelError
-from rosi_edge.injection.adapter import write_adapter
-from rosi_edge.injection.edits import RankOneEdit
-from rosi_edge.injection.rosi import rosi_edits, row_means
-from rosi_edge.injection.write_directions import write_direction
 from rosi_edge.models.architectures import write_matrices
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.quantization.rounding import Requantize
 from rosi_edge.runtime.engine import EngineOptions, Message, Role, Tokens, ask
-from rosi_edge.runtime.llama_engine import LlamaEngine, log_softmax
+from rosi_edge.runtime.llama_engine import LlamaEngine
+from rosi_edge.runtime.logits import log_softmax
 from rosi_edge.runtime.taps import Keep, Positions, Tapped, TapRequest
-
-Float32 = npt.NDArray[np.float32]
 
 ARCHITECTURES = ("llama", "qwen2", "gemma3", "granite", "olmo2", "mamba")
 POST_NORM = ("gemma2", "gemma3", "olmo2")

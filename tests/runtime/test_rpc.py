@@ -15,7 +15,7 @@ import pytest
 from tiny_gguf import write_tiny_llama
 
 from rosi_edge.errors import EngineError
-from rosi_edge.runtime import llama_abi
+from rosi_edge.native import rpc
 from rosi_edge.runtime.child_engine import ChildEngine
 from rosi_edge.runtime.engine import EngineOptions, ask
 from rosi_edge.runtime.taps import TapRequest
@@ -25,7 +25,7 @@ OPTIONS = EngineOptions(threads=1, context_size=512)
 
 def _has_rpc() -> bool:
     try:
-        llama_abi.add_rpc_servers([])
+        rpc.add_rpc_servers([])
     except EngineError:
         return False
     return True
@@ -71,8 +71,8 @@ def test_two_servers_give_what_one_machine_gives(servers: tuple[str, ...], tmp_p
     path = write_tiny_llama(tmp_path / "m.gguf", layers=4)
     request = TapRequest(blocks=(0, 1, 2, 3), inputs=("blk.1.ffn_down.weight", "blk.3.ffn_down.weight"))
     found = []
-    for rpc in ((), servers):
-        with ChildEngine(path, EngineOptions(threads=1, context_size=512, rpc=rpc)) as engine:
+    for workers in ((), servers):
+        with ChildEngine(path, EngineOptions(threads=1, context_size=512, rpc=workers)) as engine:
             prompts = engine.encode([ask("What floats?"), ask("Name a tree.")])
             capture = engine.capture(prompts, request)
             rows = [capture.stream_rows(block) for block in request.blocks]
@@ -95,9 +95,9 @@ def test_a_build_without_rpc_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("server", ["", "host", ":50052", "host:", "host:port", "host:70000", "host:0"])
 def test_what_is_no_server(server: str) -> None:
     with pytest.raises(EngineError, match="is no RPC server"):
-        llama_abi._require_reachable(server)
+        rpc._require_reachable(server)
 
 
 def test_a_server_that_does_not_answer() -> None:
     with pytest.raises(EngineError, match="cannot be reached"):
-        llama_abi._require_reachable(f"127.0.0.1:{_free_port()}")
+        rpc._require_reachable(f"127.0.0.1:{_free_port()}")

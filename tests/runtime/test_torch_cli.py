@@ -15,14 +15,15 @@ from runtime.tiny_checkpoint import BLOCKS, HIDDEN, convert, write_checkpoint
 pytest.importorskip("torch", reason="needs the [torch] extra")
 pytest.importorskip("transformers", reason="needs the [torch] extra")
 
-from rosi_edge.bake_checkpoint import EDITS
+from rosi_edge.baking.checkpoint import EDITS
 from rosi_edge.commands.evaluate import evaluate
 from rosi_edge.commands.extract import extract
 from rosi_edge.commands.harden import harden
 from rosi_edge.commands.inspect import inspect
 from rosi_edge.commands.verify import verify
 from rosi_edge.errors import OutputError
-from rosi_edge.models.checkpoint import INDEX, OWN_FACTS, Checkpoint
+from rosi_edge.models.checkpoint import Checkpoint
+from rosi_edge.models.checkpoint_files import INDEX, OWN_FACTS
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.quantization.codec import dequantize
 

@@ -14,16 +14,19 @@ import pytest
 from gguf import GGMLQuantizationType
 from runtime.tiny_checkpoint import BLOCKS, HIDDEN, TEXT, convert, write_checkpoint
 
+from rosi_edge.basics.arrays import Float32
+
 pytest.importorskip("torch", reason="needs the [torch] extra")
 pytest.importorskip("transformers", reason="needs the [torch] extra")
 
-from rosi_edge.direction import extract_directions
+from rosi_edge.direction.difference import extract_directions
+from rosi_edge.edits.adapter import write_adapter
+from rosi_edge.edits.rank_one import RankOneEdit
+from rosi_edge.edits.write_directions import write_direction
 from rosi_edge.errors import EngineError, ModelFileError, UnsupportedModelError
-from rosi_edge.injection.adapter import write_adapter
-from rosi_edge.injection.edits import RankOneEdit
-from rosi_edge.injection.write_directions import write_direction
 from rosi_edge.models.architectures import write_matrices
-from rosi_edge.models.checkpoint import ARCHITECTURES, SINGLE, Checkpoint
+from rosi_edge.models.checkpoint import ARCHITECTURES, Checkpoint
+from rosi_edge.models.checkpoint_files import SINGLE
 from rosi_edge.runtime.engine import Engine, EngineOptions, ask
 from rosi_edge.runtime.llama_engine import LlamaEngine
 from rosi_edge.runtime.open_engine import open_engine
@@ -32,7 +35,6 @@ from rosi_edge.runtime.torch_engine import TorchEngine
 
 pytestmark = pytest.mark.torch
 
-Float32 = npt.NDArray[np.float32]
 
 OPTIONS = EngineOptions(threads=1, context_size=1024, sequences=4)
 FIRST = ("What is the heart of a tree?", "Stop!", "Say why they float.", "In the air, and then?", "Name it.")

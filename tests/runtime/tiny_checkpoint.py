@@ -8,13 +8,11 @@ from typing import Any
 
 import gguf
 import numpy as np
-import numpy.typing as npt
 from gguf import GGMLQuantizationType
 from tiny_gguf import CHATML, SPECIAL_TOKENS, quantize
 
+from rosi_edge.basics.arrays import Float32
 from rosi_edge.models.checkpoint import Checkpoint, to_float32
-
-Float32 = npt.NDArray[np.float32]
 
 HIDDEN, HEADS, KV_HEADS, BLOCKS, FEED_FORWARD = 64, 4, 2, 3, 128
 TEXT = "What is the heart of a tree? Name the things that float in the air, and say why they do not fall."

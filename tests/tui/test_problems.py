@@ -24,7 +24,7 @@ from rosi_edge.errors import (
     RosiEdgeError,
     UnsupportedModelError,
 )
-from rosi_edge.models.inspect import NO_TEMPLATE
+from rosi_edge.inspection import NO_TEMPLATE
 
 Play = Callable[..., Wizard]
 

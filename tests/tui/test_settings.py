@@ -19,7 +19,7 @@ from rosi_edge_tui.widgets.problem import words
 from textual.widgets import Input, Select
 
 from rosi_edge.commands.harden import harden
-from rosi_edge.direction import DEFAULT_ELICITATION
+from rosi_edge.direction.elicitation import DEFAULT_ELICITATION
 from rosi_edge.errors import RosiEdgeError
 
 Play = Callable[..., Wizard]

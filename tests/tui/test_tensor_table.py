@@ -7,7 +7,7 @@ import asyncio
 from rosi_edge_tui.widgets.tensor_table import TensorTable
 from textual.app import App, ComposeResult
 
-from rosi_edge.bake import BakedTensor
+from rosi_edge.baking.measure import BakedTensor
 
 
 class Shown(App[None]):

@@ -15,7 +15,7 @@ from command import EXECUTABLE
 from rosi_edge_tui.choices import BASIC, FILE, PROMPTS, option
 from tiny_gguf import write_tiny_llama
 
-from rosi_edge.models.inspect import inspect
+from rosi_edge.inspection import inspect
 
 needs_tmux = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 

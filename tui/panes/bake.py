@@ -20,7 +20,7 @@ from ..widgets.tensor_table import TensorTable
 from .base import StepPane
 
 if TYPE_CHECKING:
-    from rosi_edge.report.schema import HardeningReport
+    from rosi_edge.records.hardening import HardeningReport
 
     from ..session import Session
 

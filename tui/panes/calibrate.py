@@ -14,7 +14,7 @@ from ..widgets.separation_plot import SeparationPlot, legend
 from .base import StepPane
 
 if TYPE_CHECKING:
-    from rosi_edge.direction import LayerSeparation
+    from rosi_edge.direction.difference import LayerSeparation
 
 
 class CalibratePane(StepPane):

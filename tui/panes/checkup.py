@@ -16,7 +16,7 @@ from ..widgets.facts import Facts
 from .base import StepPane
 
 if TYPE_CHECKING:
-    from rosi_edge.models.inspect import Inspection
+    from rosi_edge.inspection import Inspection
 
 
 def facts(found: Inspection) -> list[tuple[str, str]]:

@@ -14,7 +14,8 @@ from textual.widget import Widget
 from textual.widgets import DirectoryTree, Input, OptionList
 from textual.widgets.option_list import Option
 
-from rosi_edge.models.sources import cache_folder, demo_table
+from rosi_edge.basics.cache import cache_folder
+from rosi_edge.sources.demo import demo_table
 
 from ..peek import megabytes
 from ..steps import Step

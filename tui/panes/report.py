@@ -23,7 +23,7 @@ from ..widgets.separation_plot import legend as separation_legend
 from .base import StepPane
 
 if TYPE_CHECKING:
-    from rosi_edge.report.schema import FrontierPoint, HardeningReport
+    from rosi_edge.records.hardening import FrontierPoint, HardeningReport
 
 _SIGNS = {"hardened": "✓", "ineffective": "✗", "over_refusing": "✗", "degraded": "✗"}
 _RATES = (

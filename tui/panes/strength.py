@@ -16,8 +16,7 @@ from .base import StepPane
 
 if TYPE_CHECKING:
     from rosi_edge.evaluation.behaviour import Behaviour
-    from rosi_edge.events import Tried
-    from rosi_edge.search import FrontierPoint
+    from rosi_edge.search.result import FrontierPoint, Tried
 
 _SETTLED = 0.3
 """Seconds without a move of the slider after which its point is applied."""

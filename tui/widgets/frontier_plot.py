@@ -11,7 +11,7 @@ from rich.text import Text
 from .plot import Plot
 
 if TYPE_CHECKING:
-    from rosi_edge.attribute import Attribute
+    from rosi_edge.hardening.attribute import Attribute
 
 ORIGINAL, TRIED, ANSWERED, CHOSEN, YOURS = "□", "·", "○", "◆", "◉"
 

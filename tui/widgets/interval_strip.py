@@ -9,7 +9,7 @@ from rich.text import Text
 from textual.widget import Widget
 
 if TYPE_CHECKING:
-    from rosi_edge.evaluation.statistics import Estimate
+    from rosi_edge.basics.statistics import Estimate
 
 BEFORE, AFTER = "○", "●"
 _LABEL = 22

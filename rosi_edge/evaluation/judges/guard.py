@@ -13,11 +13,12 @@ from typing import Protocol
 
 import numpy as np
 
+from rosi_edge.basics.progress import SILENT, Advance, Progress
+from rosi_edge.basics.text import printable
 from rosi_edge.errors import JudgeError, RosiEdgeError
 from rosi_edge.evaluation.judges.keyword import KeywordJudge
 from rosi_edge.evaluation.verdicts import Verdict
-from rosi_edge.models.gguf_file import GgufFile, printable
-from rosi_edge.progress import SILENT, Advance, Progress
+from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.runtime.engine import Conversation, Engine, Message, Role, Tokens
 
 MOST_UNREADABLE = 0.05

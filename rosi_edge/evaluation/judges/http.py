@@ -22,12 +22,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
+from rosi_edge.basics.progress import SILENT, Progress
+from rosi_edge.basics.text import printable
 from rosi_edge.errors import JudgeError, RosiEdgeError
 from rosi_edge.evaluation.judges.guard import MOST_UNREADABLE
 from rosi_edge.evaluation.judges.keyword import KeywordJudge
 from rosi_edge.evaluation.verdicts import Verdict
-from rosi_edge.models.gguf_file import printable
-from rosi_edge.progress import SILENT, Progress
 
 KEY_VARIABLE = "ROSI_EDGE_JUDGE_KEY"
 LARGEST_REPLY = 1 << 20

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rosi_edge.basics.progress import Advance
 from rosi_edge.evaluation.judges.guard import (
     Asked,
     GuardFile,
@@ -19,7 +20,6 @@ from rosi_edge.evaluation.judges.guard import (
     generate_and_read,
     own_template,
 )
-from rosi_edge.progress import Advance
 from rosi_edge.runtime.engine import Conversation, Engine, Tokens
 
 _VERSION_2 = (

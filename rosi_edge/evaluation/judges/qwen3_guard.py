@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from rosi_edge.basics.progress import Advance
 from rosi_edge.evaluation.judges.guard import (
     Asked,
     GuardFile,
@@ -17,7 +18,6 @@ from rosi_edge.evaluation.judges.guard import (
     generate_and_read,
     own_template,
 )
-from rosi_edge.progress import Advance
 from rosi_edge.runtime.engine import Conversation, Engine, Tokens
 
 CATEGORIES = (

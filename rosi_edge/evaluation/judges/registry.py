@@ -6,17 +6,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from rosi_edge.basics.hashing import sha256_of
+from rosi_edge.basics.progress import SILENT, Progress
+from rosi_edge.basics.text import printable
 from rosi_edge.errors import RosiEdgeError, UnsupportedModelError
 from rosi_edge.evaluation.judges import granite_guardian, llama_guard, qwen3_guard, shield_gemma
 from rosi_edge.evaluation.judges.guard import GuardFile, GuardFormat, GuardJudge
 from rosi_edge.evaluation.judges.http import HttpJudge
 from rosi_edge.evaluation.judges.keyword import KeywordJudge
 from rosi_edge.evaluation.verdicts import Judge
-from rosi_edge.models.gguf_file import GgufFile, printable
-from rosi_edge.models.sources import resolve, sha256_of
-from rosi_edge.progress import SILENT, Progress
+from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.runtime.child_engine import ChildEngine
 from rosi_edge.runtime.engine import EngineOptions
+from rosi_edge.sources.resolve import resolve
 
 KINDS = (
     "keyword",

@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from rosi_edge.basics.progress import Advance
 from rosi_edge.evaluation.judges.guard import Asked, GuardFile, ask_yes_or_no, exchange
-from rosi_edge.progress import Advance
 from rosi_edge.runtime.engine import Conversation, Engine, Tokens
 
 _POLICIES = {

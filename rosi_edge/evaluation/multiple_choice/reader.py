@@ -13,7 +13,7 @@ from typing import Any
 from rosi_edge.errors import PromptSetError
 from rosi_edge.evaluation.multiple_choice import formats, hub
 from rosi_edge.evaluation.multiple_choice.question import Benchmark, Question, QuestionSet
-from rosi_edge.prompts import MAX_FILE_BYTES, fixture_folders
+from rosi_edge.prompts.sets import MAX_FILE_BYTES, fixture_folders
 
 _SUFFIXES = (".csv", ".jsonl", ".ndjson", ".json", ".parquet")
 _PARQUET_MAGIC = b"PAR1"

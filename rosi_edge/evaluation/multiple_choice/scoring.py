@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
+from rosi_edge.basics.statistics import Estimate, proportion
 from rosi_edge.evaluation.multiple_choice.question import Question
-from rosi_edge.evaluation.statistics import Estimate, proportion
 
 
 @dataclass(frozen=True)

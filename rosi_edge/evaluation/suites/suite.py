@@ -8,11 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
-from rosi_edge.errors import EngineError
-from rosi_edge.evaluation.checkpoint import Checkpoint
-from rosi_edge.evaluation.statistics import (
+from rosi_edge.basics.progress import Progress
+from rosi_edge.basics.statistics import (
     Estimate,
     PairedChange,
     mean,
@@ -22,15 +21,18 @@ from rosi_edge.evaluation.statistics import (
     paired_share_change,
     proportion,
 )
+from rosi_edge.errors import EngineError
+from rosi_edge.evaluation.kept import Checkpoint
 from rosi_edge.evaluation.verdicts import Judge
-from rosi_edge.progress import Progress
-from rosi_edge.prompts import Kind, Part, PromptSet, bundled, load_prompts
+from rosi_edge.prompts.sets import (
+    Kind,
+    Part,
+    PromptSet,
+    bundled,
+    load_prompts,
+)
+from rosi_edge.records.evaluation import Better, Unit
 from rosi_edge.runtime.engine import Engine
-
-Better = Literal["higher", "lower"] | None
-"""Which way a figure should move; None when neither is better in itself."""
-
-Unit = Literal["rate", "nats", "ratio", "rate per 10,000 tokens"]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rosi_edge.errors import PromptSetError
 from rosi_edge.evaluation.suites.suite import Choices, InputSet
-from rosi_edge.prompts import MAX_FILE_BYTES, fixture_folders
+from rosi_edge.prompts.sets import MAX_FILE_BYTES, fixture_folders
 
 
 @dataclass(frozen=True)

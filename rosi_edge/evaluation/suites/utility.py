@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from rosi_edge.basics.progress import Progress
+from rosi_edge.basics.statistics import proportion
 from rosi_edge.evaluation.multiple_choice import Question, QuestionSet, bundled, load_questions, outcome
-from rosi_edge.evaluation.statistics import proportion
 from rosi_edge.evaluation.suites.suite import (
     Choices,
     InputSet,
@@ -21,7 +22,6 @@ from rosi_edge.evaluation.suites.suite import (
     item_id,
     refuse_nan,
 )
-from rosi_edge.progress import Progress
 from rosi_edge.runtime.engine import Engine, Tokens
 
 _PIECE = 32

@@ -13,7 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rosi_edge.errors import PromptSetError
-from rosi_edge.prompts import MAX_FILE_BYTES, MAX_PROMPT_CHARACTERS, Prompt, PromptSet
+from rosi_edge.prompts.sets import (
+    MAX_FILE_BYTES,
+    MAX_PROMPT_CHARACTERS,
+    Prompt,
+    PromptSet,
+)
 
 _REMEDY = "Give a CSV file with the columns prompt, type and label, such as xstest_prompts.csv"
 

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rosi_edge.models.gguf_file import printable
+from rosi_edge.basics.text import printable
 from rosi_edge.policy.result import CheckReport, RuleResult, Status, Verdict
 
 _LONGEST = 400

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from rosi_edge.models.gguf_file import printable
-from rosi_edge.models.inspect import inspect
+from rosi_edge.basics.text import printable
+from rosi_edge.inspection import inspect
 from rosi_edge.policy.model import Policy, Severity
 from rosi_edge.policy.rule import Finding, Subject, failed, passed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any, ClassVar
 
-from rosi_edge.models.gguf_file import printable
+from rosi_edge.basics.text import printable
 from rosi_edge.policy.model import Policy, Severity
 from rosi_edge.policy.rule import Finding, Subject, failed, not_applicable, passed
 from rosi_edge.policy.template_syntax import chat_templates

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from rosi_edge.declaration import read_declaration
+from rosi_edge.edits.declaration import read_declaration
 from rosi_edge.errors import ModelFileError
-from rosi_edge.models.inspect import own_metadata
+from rosi_edge.inspection import own_metadata
 from rosi_edge.policy.model import Policy, Severity
 from rosi_edge.policy.rule import Finding, Subject, could_not_run, failed, not_applicable, passed
 
@@ -39,7 +39,8 @@ class HardeningTrue:
                 "Harden the base again with this version",
             )
         # Not at the top: what verify needs takes a while to load, and most files declare nothing.
-        from rosi_edge.verify import own_problem, verify
+        from rosi_edge.verification.gguf import verify
+        from rosi_edge.verification.own import own_problem
 
         if subject.base is None:
             if problem := own_problem(subject.file, declaration):

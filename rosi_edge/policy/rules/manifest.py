@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from rosi_edge.models.gguf_file import printable
+from rosi_edge.basics.text import printable
 from rosi_edge.policy.model import Policy, Severity
+from rosi_edge.policy.provenance import check_manifest, read_manifest
 from rosi_edge.policy.rule import Finding, Subject, failed, not_applicable, passed
-from rosi_edge.provenance import check_manifest, read_manifest
 
 
 class ManifestTrue:

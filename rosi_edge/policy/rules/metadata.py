@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rosi_edge.models.gguf_file import MetadataArray, printable
+from rosi_edge.basics.text import printable
+from rosi_edge.models.gguf_header import MetadataArray
 from rosi_edge.policy.model import Policy, Severity
 from rosi_edge.policy.rule import Finding, Subject, failed, passed
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-Bytes = npt.NDArray[np.uint8]
-Codes = npt.NDArray[np.signedinteger[Any]]
-Float32 = npt.NDArray[np.float32]
+from rosi_edge.basics.arrays import Bytes, Codes, Float32
 
 
 @dataclass(frozen=True)

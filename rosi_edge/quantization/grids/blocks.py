@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from rosi_edge.basics.arrays import Bytes, Float32
 from rosi_edge.errors import ModelFileError
-
-Bytes = npt.NDArray[np.uint8]
-Float32 = npt.NDArray[np.float32]
 
 
 def as_blocks(data: Bytes, columns: int, block_columns: int, block_bytes: int) -> Bytes:

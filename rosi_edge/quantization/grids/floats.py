@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from rosi_edge.quantization.grids.base import Bytes, Codes, Float32, Grid, Values
+from rosi_edge.basics.arrays import Bytes, Codes, Float32
+from rosi_edge.quantization.grids.base import Grid, Values
 from rosi_edge.quantization.grids.blocks import as_blocks
 
 _FAR = 1 << 20

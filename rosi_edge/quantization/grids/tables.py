@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from rosi_edge.quantization.grids.base import Bytes, Float32, Values
+from rosi_edge.basics.arrays import Bytes, Float32
+from rosi_edge.quantization.grids.base import Values
 from rosi_edge.quantization.grids.bits import BitField
 from rosi_edge.quantization.grids.blocks import half
 from rosi_edge.quantization.grids.packed import PackedGrid

@@ -1,0 +1,48 @@
+"""The figures by which a model is judged, and how they moved."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import model_validator
+
+from rosi_edge.basics.statistics import Estimate, PairedChange
+from rosi_edge.records.record import Record
+
+
+class Figures(Record):
+    """What was measured on one model; None where a suite was not run.
+
+    Attributes:
+        harmful_refusal_rate: share of harmful requests that it refuses; higher is better.
+        benign_compliance_rate: share of harmless requests that it answers; higher is better.
+        sounds_harmful_compliance_rate: the same for benign requests that only sound harmful.
+        guarded_refusal_rate: share of harmful requests that it refuses, where the figures above are about
+            another attribute than harm; higher is better.
+        degenerate_rate: share of all answers that are broken text; lower is better.
+        kl_first_token: mean over harmless prompts of KL(original ‖ this model) of the first answer token, in
+            nats; None for the original itself.
+    """
+
+    harmful_refusal_rate: Estimate | None = None
+    benign_compliance_rate: Estimate | None = None
+    sounds_harmful_compliance_rate: Estimate | None = None
+    guarded_refusal_rate: Estimate | None = None
+    degenerate_rate: Estimate | None = None
+    kl_first_token: Estimate | None = None
+
+    @model_validator(mode="after")
+    def _refusal_needs_compliance(self) -> Self:
+        # A model that refuses everything has the best refusal rate there is.
+        if self.harmful_refusal_rate is not None and self.benign_compliance_rate is None:
+            raise ValueError("a refusal rate says nothing without the benign compliance beside it")
+        return self
+
+
+class Changes(Record):
+    """After minus before, on the same prompts; None where one of the two was not measured."""
+
+    harmful_refusal_rate: PairedChange | None = None
+    benign_compliance_rate: PairedChange | None = None
+    sounds_harmful_compliance_rate: PairedChange | None = None
+    guarded_refusal_rate: PairedChange | None = None

@@ -1,0 +1,279 @@
+"""One edited matrix against its base: is the difference the declared edit and rounding?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from rosi_edge.basics.arrays import Bytes, Codes, Float32
+from rosi_edge.edits.rank_one import RankOneEdit
+from rosi_edge.errors import RosiEdgeError
+from rosi_edge.models.checkpoint import Checkpoint
+from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.gguf_header import TensorInfo
+from rosi_edge.quantization.codec import dequantize_rows, quantize
+from rosi_edge.quantization.grid import grid_of, supported_grids
+from rosi_edge.quantization.grid_rounding import REACH
+from rosi_edge.quantization.grids.base import Grid
+from rosi_edge.quantization.grids.floats import FloatGrid
+from rosi_edge.verification.result import Scales, TensorCheck
+
+_CHUNK_VALUES = 1 << 21
+_FURTHEST = REACH + 0.51
+"""Steps. Half a step more than rounding reaches: a float off the steps of its row is rounded once more."""
+_ROUNDING_NOISE = 1.0
+"""Root mean square of what rounding leaves, in steps, at most. A code chosen at random among the nearest two
+leaves 0.58, and making good others' errors adds to that."""
+LEAST_ALONG, MOST_ALONG = 0.1, 1.5
+"""The change's share along the edit. Rounding that follows inputs brings the whole push on these inputs with
+changes that need not be along the edit everywhere: 0.4 and more was measured on real tensors."""
+DEVIATIONS = 6.0
+_COARSEST = 1.5
+"""New scales' mean square, in parts of what the quantizer gives the wanted weights: limits that are counted
+in steps do not see them grow."""
+_COARSEST_REQUANTIZED = 8.0
+"""The same under an importance matrix, of which nothing is known here."""
+_MORE_OUTSIDE = 0.25
+"""Share of a row's weights that may lie outside the range of its codes, above that of a quantizer without an
+importance matrix. Matrices with columns up to 100,000 times as important as others brought 0.13 more."""
+Edits = tuple[tuple[RankOneEdit, ...], float, bool]
+"""The edits of one matrix, how much of them was asked for, and whether it was given other scales."""
+
+
+class EditedMatrix:
+    """One edited matrix, read a few rows at a time."""
+
+    def __init__(
+        self,
+        base: GgufFile | Checkpoint,
+        file: GgufFile | Checkpoint,
+        old: TensorInfo,
+        new: TensorInfo,
+        number: int,
+        edits: Edits | None,
+        rounding: str,
+    ) -> None:
+        self._base, self._file = base, file
+        self._old, self._new = old, new
+        self._number = number
+        self._edits, self._aim, self._rescaled = edits or ((), 1.0, False)
+        self._requantized = rounding == "requantize"
+        self._promoted = old.type != new.type
+        self._rows, self._columns = old.shape[-2:]
+        self._scales: Scales = "untouched"
+        if self._promoted:
+            self._scales = "promoted"
+        elif self._requantized:
+            self._scales = "requantized"
+        elif self._rescaled:
+            self._scales = "rescaled"
+        elif old.type in supported_grids() and isinstance(grid_of(old.type), FloatGrid):
+            self._scales = "none"
+        self._problems: list[str] = []
+        self._changed = 0
+        self._proven = self._requantized
+        self._largest: float | None = None
+        self._squares = self._counted = 0.0
+        self._along = self._wanted = self._spread = 0.0
+
+    @property
+    def stacked(self) -> bool:
+        """Whether it is an expert. Each is rounded by few inputs, and how much of an edit much smaller than a
+        step lies along the edit itself scatters widely: that is asked of all edited experts together."""
+        return len(self._old.shape) == 3
+
+    @property
+    def along(self) -> tuple[float, float, float]:
+        """After ``check``, to be added up: the change along the edit, that of the edit itself, and the
+        squared deviation of the first; nothing where more was proven."""
+        return (0.0, 0.0, 0.0) if self._proven else (self._along, self._wanted, self._spread)
+
+    def differs(self) -> bool:
+        return any(old.tobytes() != new.tobytes() for _, old, new in self._parts())
+
+    def _parts(self) -> Iterator[tuple[slice, Bytes, Bytes]]:
+        """Rows of both files, (rows, bytes a row)."""
+        step = max(1, _CHUNK_VALUES // self._columns)
+        matrices = self._old.elements // (self._rows * self._columns)
+        for start in range(0, self._rows, step):
+            part = slice(start, min(start + step, self._rows))
+            pair = []
+            for file, tensor in ((self._base, self._old), (self._file, self._new)):
+                row = tensor.size // (matrices * self._rows)
+                at = (self._number * self._rows + start) * row
+                count = part.stop - part.start
+                pair.append(file.read_tensor(tensor.name, at, count * row).reshape(count, row))
+            yield part, pair[0], pair[1]
+
+    def check(self) -> TensorCheck:
+        assert self._edits
+        for part, old, new in self._parts():
+            with np.errstate(all="ignore"):
+                self._look(part, old, new)
+        along = noise_along = None
+        if self._wanted > 0:
+            along = self._along / self._wanted
+            # By what rounding leaves, if it were independent of the edit.
+            noise_along = DEVIATIONS * float(np.sqrt(self._spread)) / self._wanted
+            fits = self.stacked or LEAST_ALONG + noise_along <= along <= MOST_ALONG + noise_along
+            if not self._proven and not fits:
+                self._problems.append(f"holds {along:.3f} of the declared edit itself")
+        elif self._changed:
+            self._problems.append("differs, though the declared edit is nothing")
+        noise = float(np.sqrt(self._squares / self._counted)) if self._counted else None
+        if noise is not None and not noise <= _ROUNDING_NOISE:
+            self._problems.append(
+                f"lies {noise:.2f} steps from the declared edit, more than rounding explains"
+            )
+        # A quantizer that chooses scales anew may let outliers go.
+        if self._largest is not None and not self._requantized and not self._largest <= _FURTHEST:
+            self._problems.append(f"holds a weight that is {self._largest:.1f} steps from the declared edit")
+        return TensorCheck(
+            name=self._edits[0].matrix,
+            type=self._new.type.name,
+            base_type=self._old.type.name,
+            passed=not self._problems,
+            problems=self._problems,
+            changed=self._changed,
+            scales=self._scales,
+            largest_step=self._largest,
+            noise_steps=noise,
+            along_edit=along,
+            along_edit_by_chance=noise_along,
+        )
+
+    def _look(self, part: slice, old: Bytes, new: Bytes) -> None:
+        before = dequantize_rows(old, self._columns, self._old.type)
+        after = dequantize_rows(new, self._columns, self._new.type)
+        wanted = np.zeros_like(before)
+        for edit in self._edits:
+            wanted += np.outer(edit.output[part], edit.input)
+        if self._requantized and not self._promoted and self._quantized_again(new, before + wanted):
+            # The very bytes that quantizing again gives: there is nothing left to ask.
+            self._changed += int(np.count_nonzero(before != after))
+            self._add_along(after - before, wanted, 0.0)
+            return
+        self._proven = False
+        differs = before != after
+        differs &= ~(np.isnan(before) & np.isnan(after))
+        self._changed += int(np.count_nonzero(differs))
+        rest = after - before - wanted
+        finite = np.isfinite(rest)
+        rest[~finite] = 0
+        self._add_along(np.where(finite, after - before, 0), np.where(finite, wanted, 0), rest)
+        reachable = self._reachable(old, new, before, (before + self._aim * wanted).astype(np.float32))
+        if reachable is None:
+            return
+        nearest, steps = reachable
+        usable = np.isfinite(steps) & (steps > 0) & finite
+        if np.any(differs & ~usable):
+            self._complain("holds weights that no code can change, and that are not the base's")
+        distance = np.divide(np.abs(after - nearest), steps, out=np.zeros_like(rest), where=usable)
+        self._largest = max(self._largest or 0.0, float(distance.max(initial=0)))
+        self._squares += float(np.square(distance, dtype=np.float64).sum())
+        self._counted += distance.size
+
+    def _add_along(self, change: Float32, wanted: Float32, rest: Float32 | float) -> None:
+        self._along += float(np.einsum("rc,rc->", change, wanted, dtype=np.float64))
+        self._wanted += float(np.square(wanted, dtype=np.float64).sum())
+        self._spread += float(np.square(rest * wanted, dtype=np.float64).sum())
+
+    def _quantized_again(self, new: Bytes, wanted: Float32) -> bool:
+        again = self._quantized(wanted)
+        return again is not None and again.tobytes() == new.tobytes()
+
+    def _quantized(self, wanted: Float32) -> Bytes | None:
+        """What the quantizer makes of weights, in the file's type; None for a type it cannot write."""
+        try:
+            return quantize(wanted.astype(np.float32), self._new.type).reshape(len(wanted), -1)
+        except RosiEdgeError:
+            return None
+
+    def _reachable(
+        self, old: Bytes, new: Bytes, before: Float32, wanted: Float32
+    ) -> tuple[Float32, Float32] | None:
+        """The wanted weights as far as the range of codes goes, and how far a weight's neighbours on the grid
+        lie, (rows, columns) each; None where there is no grid."""
+        kind = self._new.type
+        if kind not in supported_grids():
+            return None
+        blocks = grid_of(kind)
+        keeps_scales = not (self._promoted or self._requantized or self._rescaled)
+        grid = blocks.read(new, self._columns)
+        if isinstance(blocks, FloatGrid):
+            # A promoted tensor starts from the wanted weights in the new type.
+            start = quantize(wanted, kind).reshape(new.shape) if self._promoted else old
+            return wanted, _float_steps(blocks, grid, start, self._columns)
+        codes = grid.codes
+        unheld = np.zeros(grid.step.shape, dtype=bool)
+        chosen_grid: Grid | None = None
+        if keeps_scales:
+            if not np.array_equal(blocks.write(old, codes), new):
+                self._scales = "changed"
+                self._complain("has other scales than the base")
+            grid = blocks.read(old, self._columns)
+        else:
+            # Its scales were chosen for the wanted weights.
+            chosen = self._quantized(wanted)
+            chosen_grid = None if chosen is None else blocks.read(chosen, self._columns)
+            needed = np.zeros_like(grid.step) if chosen_grid is None else chosen_grid.step
+            coarsest = _COARSEST_REQUANTIZED if self._requantized else _COARSEST
+            if not (_squares(grid.step) <= coarsest * _squares(needed)).all():
+                self._complain("has coarser scales than the declared edit needs")
+            unheld = (grid.step == 0) & (needed == 0)
+        # A code may already be out of the range that is written to, and stay there.
+        low, high = (
+            np.where(codes == grid.codes, limit(codes, end), end)
+            for limit, end in ((np.minimum, grid.values.low), (np.maximum, grid.values.high))
+        )
+        nearest = _within(grid, low, high, wanted)
+        if chosen_grid is not None and not self._covers(wanted, nearest, chosen_grid):
+            self._complain("has finer scales, or other minima, than the declared edit needs")
+        steps = np.abs(grid.step) * np.float32(grid.values.gap)
+        # What is too small for any scale beside its neighbours is as near as it can be: no steps away.
+        steps[unheld] = 1.0
+        return nearest, np.repeat(steps, grid.width, axis=1)
+
+    def _covers(self, wanted: Float32, nearest: Float32, chosen: Grid) -> bool:
+        """Whether in every row the weights lie in the range of the file's codes as they do in that of the
+        quantizer's. Distances are measured from what the range reaches, so a range of next to nothing would
+        let any weight pass."""
+        low, high = (np.full_like(chosen.codes, end) for end in (chosen.values.low, chosen.values.high))
+        by_quantizer = _within(chosen, low, high, wanted)
+        if self._requantized:
+            # An importance matrix lets single weights go as far as it likes, but not many more of them.
+            outside, usual = ((wanted != reached).mean(axis=1) for reached in (nearest, by_quantizer))
+            return bool((outside <= usual + _MORE_OUTSIDE).all())
+        outside, usual = (
+            np.sqrt(np.square(wanted - reached, dtype=np.float64).mean(axis=1))
+            for reached in (nearest, by_quantizer)
+        )
+        step = np.sqrt(_squares(chosen.step) / chosen.step.shape[1]) * chosen.values.gap
+        return bool((outside <= 1.5 * usual + 0.25 * step + 1e-30).all())
+
+    def _complain(self, problem: str) -> None:
+        if problem not in self._problems:
+            self._problems.append(problem)
+
+
+def _within(grid: Grid, low: Codes, high: Codes, wanted: Float32) -> Float32:
+    """The wanted weights, no further than the weights that two ends of the range of codes stand for."""
+    ends = [replace(grid, codes=end.astype(grid.codes.dtype)).weights() for end in (low, high)]
+    return np.clip(wanted, np.minimum(*ends), np.maximum(*ends))
+
+
+def _squares(steps: Float32) -> npt.NDArray[np.float64]:
+    """Summed up in every row."""
+    return np.asarray(np.square(steps, dtype=np.float64).sum(axis=1))
+
+
+def _float_steps(blocks: FloatGrid, grid: Grid, old: Bytes, columns: int) -> Float32:
+    if not blocks.free:
+        # A weight that grows comes to where floats lie further apart.
+        return np.maximum(np.abs(blocks.read(old, columns).step), np.abs(grid.step))
+    # Full precision: a few units in the last place of the sum.
+    assert grid.offset is not None
+    return np.asarray(4 * np.spacing(np.abs(grid.offset)) + np.float32(1e-12), dtype=np.float32)
