@@ -44,13 +44,13 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.Zip
     return zipfile.ZipFile(built)
 
 
-def test_the_wheel_holds_every_file_and_no_other(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_holds_every_file_and_no_other(source: Path, wheel: zipfile.ZipFile) -> None:
     held = {name for name in wheel.namelist() if not name.partition("/")[0].endswith(".dist-info")}
     expected = {
-        f"{package}/{path.relative_to(ROOT / folder).as_posix()}"
+        f"{package}/{path.relative_to(source / folder).as_posix()}"
         for folder, package in FOLDERS.items()
-        for path in (ROOT / folder).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        for path in (source / folder).rglob("*")
+        if path.is_file()
     }
     assert held == expected
 
