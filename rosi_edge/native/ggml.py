@@ -197,6 +197,20 @@ class TypeTraits(ctypes.Structure):
     )
 
 
+GGML.ggml_quantize_chunk.argtypes = [
+    ctypes.c_int,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_int64,
+    ctypes.c_int64,
+    ctypes.c_int64,
+    ctypes.c_void_p,
+]
+GGML.ggml_quantize_chunk.restype = ctypes.c_size_t
+GGML.ggml_row_size.argtypes = [ctypes.c_int, ctypes.c_int64]
+GGML.ggml_row_size.restype = ctypes.c_size_t
+GGML.ggml_quantize_requires_imatrix.argtypes = [ctypes.c_int]
+GGML.ggml_quantize_requires_imatrix.restype = ctypes.c_bool
 GGML.ggml_get_type_traits.argtypes = [ctypes.c_int]
 GGML.ggml_get_type_traits.restype = ctypes.POINTER(TypeTraits)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import llama_cpp._ctypes_extensions as _extensions
 
 from rosi_edge.errors import EngineError
-from rosi_edge.native.ggml import GGML, LIBRARIES
+from rosi_edge.native.ggml import LIBRARIES
 
 _SECONDS_TO_CONNECT = 5.0
 
@@ -64,19 +64,3 @@ def _require_reachable(server: str) -> None:
             f"the RPC server {server} cannot be reached ({error.strerror or error})",
             "Start llama.cpp's ggml-rpc-server there, or check the address",
         ) from error
-
-
-GGML.ggml_quantize_chunk.argtypes = [
-    ctypes.c_int,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_int64,
-    ctypes.c_int64,
-    ctypes.c_int64,
-    ctypes.c_void_p,
-]
-GGML.ggml_quantize_chunk.restype = ctypes.c_size_t
-GGML.ggml_row_size.argtypes = [ctypes.c_int, ctypes.c_int64]
-GGML.ggml_row_size.restype = ctypes.c_size_t
-GGML.ggml_quantize_requires_imatrix.argtypes = [ctypes.c_int]
-GGML.ggml_quantize_requires_imatrix.restype = ctypes.c_bool
