@@ -18,6 +18,7 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType as Type
 
 from rosi_edge.baking.gguf import bake
+from rosi_edge.baking.settings import BakeSettings
 from rosi_edge.basics.arrays import Float32
 from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.models.architectures import WriteMatrix, write_matrices
@@ -128,10 +129,12 @@ def main() -> None:
             file,
             target,
             edits,
-            rounding=GridRounding(factors),
-            probes={edit.matrix: probes[len(edit.input)] for edit in edits},
-            aims={edit.matrix: aims[len(edit.input)] for edit in edits},
-            metadata={"rosi.method": "benchmark"},
+            BakeSettings(
+                rounding=GridRounding(factors),
+                probes={edit.matrix: probes[len(edit.input)] for edit in edits},
+                aims={edit.matrix: aims[len(edit.input)] for edit in edits},
+                metadata={"rosi.method": "benchmark"},
+            ),
         )
         seconds = time.perf_counter() - start
     delivered = min((tensor.delivered for tensor in baked), default=None)

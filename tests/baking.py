@@ -10,6 +10,7 @@ from gguf import GGMLQuantizationType
 from tiny_gguf import write_tiny_llama
 
 from rosi_edge.baking.gguf import bake
+from rosi_edge.baking.settings import BakeSettings
 from rosi_edge.basics.arrays import Float32
 from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.models.architectures import write_matrices
@@ -75,9 +76,6 @@ def baked(
         file,
         target,
         wanted,
-        rounding=rounding(wanted),
-        probes=probes(wanted),
-        metadata={},
-        declared=declared,
+        BakeSettings(rounding=rounding(wanted), probes=probes(wanted), declared=declared),
     )
     return target

@@ -21,7 +21,7 @@ from tiny_gguf import write_tiny_llama
 from rosi_edge.baking import tensor as bake_module
 from rosi_edge.baking.gguf import bake
 from rosi_edge.baking.measure import BakedTensor
-from rosi_edge.baking.settings import Settings
+from rosi_edge.baking.settings import BakeSettings
 from rosi_edge.baking.tensor import _LARGE_CHANGE, UndeliveredError, _short_of
 from rosi_edge.basics.arrays import Float32
 from rosi_edge.edits.rank_one import MOST_DIRECTIONS, RankOneEdit
@@ -98,7 +98,9 @@ def test_only_the_edited_tensors_change(tmp_path: Path, mix: str) -> None:
     with GgufFile.open(source) as file:
         edits = edits_of(file)
         probes = probes_of(edits)
-        baked = bake(file, target, edits, rounding=Requantize(), probes=probes, metadata=METADATA)
+        baked = bake(
+            file, target, edits, BakeSettings(rounding=Requantize(), probes=probes, metadata=METADATA)
+        )
         data_size = file.size - file.data_offset
     assert hashlib.sha256(source.read_bytes()).hexdigest() == before_hash
     assert [tensor.name for tensor in baked] == [edit.tensor for edit in edits]
@@ -156,12 +158,7 @@ def test_full_precision_delivers_everything(tmp_path: Path) -> None:
     with GgufFile.open(model(tmp_path, "F32")) as file:
         edits = edits_of(file)
         baked = bake(
-            file,
-            tmp_path / "out.gguf",
-            edits,
-            rounding=Requantize(),
-            probes=probes_of(edits),
-            metadata={},
+            file, tmp_path / "out.gguf", edits, BakeSettings(rounding=Requantize(), probes=probes_of(edits))
         )
     old, new = read(tmp_path / "model.gguf"), read(tmp_path / "out.gguf")
     for edit, result in zip(edits, baked, strict=True):
@@ -176,12 +173,7 @@ def test_a_change_far_below_the_grid_is_reported_as_lost(tmp_path: Path) -> None
     with GgufFile.open(model(tmp_path, "Q8_0")) as file:
         edits = edits_of(file, size=1e-5)
         baked = bake(
-            file,
-            tmp_path / "out.gguf",
-            edits,
-            rounding=Requantize(),
-            probes=probes_of(edits),
-            metadata={},
+            file, tmp_path / "out.gguf", edits, BakeSettings(rounding=Requantize(), probes=probes_of(edits))
         )
     for tensor in baked:
         assert tensor.delivered < 0.5
@@ -191,12 +183,7 @@ def test_an_edit_of_nothing_has_no_figures_to_divide_by(tmp_path: Path) -> None:
     with GgufFile.open(model(tmp_path, "F16")) as file:
         edits = [edit.scaled(0.0) for edit in edits_of(file)]
         baked = bake(
-            file,
-            tmp_path / "out.gguf",
-            edits,
-            rounding=Requantize(),
-            probes=probes_of(edits),
-            metadata={},
+            file, tmp_path / "out.gguf", edits, BakeSettings(rounding=Requantize(), probes=probes_of(edits))
         )
     assert {(tensor.delivered, tensor.noise) for tensor in baked} == {(0.0, 0.0)}
     assert all(
@@ -212,7 +199,7 @@ def test_rows_are_rounded_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
     seen: list[int] = []
 
     class Watching(Requantize):
-        def round(self, tensor, kind, data, weights, change, edit=None):  # type: ignore[no-untyped-def]
+        def round(self, tensor, kind, data, weights, change, *push):  # type: ignore[no-untyped-def]
             assert len(data) == len(weights) == len(change)
             seen.append(weights.size)
             return super().round(tensor, kind, data, weights, change)
@@ -225,7 +212,7 @@ def test_rows_are_rounded_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
             monkeypatch.setattr(bake_module, "_CHUNK_VALUES", limit)
             seen.clear()
             target = tmp_path / f"{limit}.gguf"
-            figures = bake(file, target, edits, rounding=Watching(), probes=probes, metadata={})
+            figures = bake(file, target, edits, BakeSettings(rounding=Watching(), probes=probes))
             # A row is the smallest piece.
             assert max(seen) <= max(limit, 512)
             assert sum(seen) == sum(len(edit.output) * len(edit.input) for edit in edits)
@@ -239,7 +226,7 @@ def test_rows_are_rounded_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_failing_rounding_leaves_nothing(tmp_path: Path) -> None:
     class Failing(Requantize):
-        def round(self, tensor, kind, data, weights, change, edit=None):  # type: ignore[no-untyped-def]
+        def round(self, tensor, kind, data, weights, change, *push):  # type: ignore[no-untyped-def]
             if tensor.startswith("blk.1"):
                 raise KeyboardInterrupt
             return super().round(tensor, kind, data, weights, change)
@@ -249,15 +236,10 @@ def test_a_failing_rounding_leaves_nothing(tmp_path: Path) -> None:
         edits = edits_of(file)
         with pytest.raises(KeyboardInterrupt):
             bake(
-                file,
-                tmp_path / "out.gguf",
-                edits,
-                rounding=Failing(),
-                probes=probes_of(edits),
-                metadata={},
+                file, tmp_path / "out.gguf", edits, BakeSettings(rounding=Failing(), probes=probes_of(edits))
             )
         with pytest.raises(OutputError, match="overwrite the input"):
-            bake(file, source, edits, rounding=Requantize(), probes=probes_of(edits), metadata={})
+            bake(file, source, edits, BakeSettings(rounding=Requantize(), probes=probes_of(edits)))
     assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]
 
 
@@ -280,11 +262,12 @@ def bake_coarse(
             file,
             target,
             edits,
-            rounding=rounding or baking.rounding(edits),
-            probes=baking.probes(edits),
-            metadata={},
-            min_delivered=0.95,
-            promotion=promotion,
+            BakeSettings(
+                rounding=rounding or baking.rounding(edits),
+                probes=baking.probes(edits),
+                min_delivered=0.95,
+                promotion=promotion,
+            ),
         )
     return source, target, results
 
@@ -366,10 +349,9 @@ def test_an_edit_larger_than_the_steps_gets_other_scales(
                 file,
                 target,
                 edits,
-                rounding=baking.rounding(edits),
-                probes=baking.probes(edits),
-                compare=Requantize(),
-                metadata={},
+                BakeSettings(
+                    rounding=baking.rounding(edits), probes=baking.probes(edits), compare=Requantize()
+                ),
             )
             found = verify(target, file)
         noise[name] = max(result.noise for result in results)
@@ -400,7 +382,7 @@ def test_a_small_edit_leaves_the_scales_alone(tmp_path: Path) -> None:
 
 
 def test_what_is_too_little_of_an_edit() -> None:
-    settings = Settings(Requantize(), {}, {}, min_delivered=0.9)
+    settings = BakeSettings(Requantize(), {}, min_delivered=0.9)
     full, half = BakedTensor("a", "Q4_0", 1.0, 0.5), BakedTensor("a", "Q4_0", 0.5, 0.5)
     drowned = BakedTensor("a", "Q4_0", 1.0, 9.0)
     experts = [BakedTensor(f"a[{i}]", "Q4_0", delivered, 9.0) for i, delivered in enumerate((0.7, 1.2))]
@@ -483,10 +465,7 @@ def test_what_arrives_on_aims_is_made_good(tmp_path: Path) -> None:
                 file,
                 tmp_path / target,
                 edits,
-                rounding=few,
-                probes=baking.probes(edits),
-                metadata={},
-                aims=given,
+                BakeSettings(rounding=few, probes=baking.probes(edits), aims=given or {}),
             )
             off.append(np.mean([abs(result.delivered - 1) for result in results]))
             found = verify(tmp_path / target, file)
@@ -522,9 +501,7 @@ def test_the_listener_can_cancel_at_any_time(tmp_path: Path, after: int) -> None
                 file,
                 tmp_path / "out.gguf",
                 edits,
-                rounding=baking.rounding(edits),
-                probes=baking.probes(edits),
-                metadata={},
+                BakeSettings(rounding=baking.rounding(edits), probes=baking.probes(edits)),
                 progress=Listener(),
             )
     assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]
@@ -553,9 +530,7 @@ def test_progress_counts_tensors_and_bytes(tmp_path: Path) -> None:
             file,
             tmp_path / "out.gguf",
             edits,
-            rounding=Requantize(),
-            probes=baking.probes(edits),
-            metadata={},
+            BakeSettings(rounding=Requantize(), probes=baking.probes(edits)),
             progress=Listener(),
         )
     assert done["Rounding tensors"] == [len(edits), len(edits)]
@@ -573,14 +548,7 @@ def test_edits_that_do_not_fit_are_a_mistake(tmp_path: Path) -> None:
             [RankOneEdit(good.tensor, good.output, good.input, expert=0)],
         ):
             with pytest.raises(ValueError):
-                bake(
-                    file,
-                    tmp_path / "out.gguf",
-                    edits,
-                    rounding=Requantize(),
-                    probes={},
-                    metadata={},
-                )
+                bake(file, tmp_path / "out.gguf", edits, BakeSettings(rounding=Requantize(), probes={}))
 
 
 def test_each_matrix_is_told_as_it_is_rounded(tmp_path: Path) -> None:
@@ -597,9 +565,7 @@ def test_each_matrix_is_told_as_it_is_rounded(tmp_path: Path) -> None:
             file,
             tmp_path / "hardened.gguf",
             edits,
-            rounding=Requantize(),
-            probes=probes_of(edits),
-            metadata=METADATA,
+            BakeSettings(rounding=Requantize(), probes=probes_of(edits), metadata=METADATA),
             rounded=rounded,
         )
     assert sorted(told, key=lambda result: result.name) == sorted(baked, key=lambda result: result.name)
@@ -620,9 +586,7 @@ def test_whoever_is_told_can_cancel(tmp_path: Path) -> None:
                 file,
                 tmp_path / "hardened.gguf",
                 edits,
-                rounding=Requantize(),
-                probes=probes_of(edits),
-                metadata=METADATA,
+                BakeSettings(rounding=Requantize(), probes=probes_of(edits), metadata=METADATA),
                 rounded=rounded,
             )
     assert len(told) == 1

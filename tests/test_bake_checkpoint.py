@@ -17,6 +17,7 @@ from rosi_edge.baking import checkpoint as checkpoint_module
 from rosi_edge.baking import tensor as module
 from rosi_edge.baking.checkpoint import EDITS, bake_checkpoint, read_facts
 from rosi_edge.baking.measure import BakedTensor
+from rosi_edge.baking.settings import BakeSettings
 from rosi_edge.baking.tensor import UndeliveredError
 from rosi_edge.edits.adapter import read_adapter
 from rosi_edge.edits.rank_one import RankOneEdit
@@ -52,10 +53,12 @@ def write(
         source,
         folder,
         edits,
-        rounding=rounding or Requantize(),
-        probes={edit.tensor: probe(len(edit.input)) for edit in edits},
-        metadata={"rosi.method": "conditional", "rosi.strength": 0.5},
-        min_delivered=min_delivered,
+        BakeSettings(
+            rounding=rounding or Requantize(),
+            probes={edit.tensor: probe(len(edit.input)) for edit in edits},
+            metadata={"rosi.method": "conditional", "rosi.strength": 0.5},
+            min_delivered=min_delivered,
+        ),
     )
 
 
@@ -157,9 +160,7 @@ def test_files_in_folders_come_along_and_other_weights_do_not(tmp_path: Path) ->
             source,
             tmp_path / "new",
             [wanted],
-            rounding=Requantize(),
-            probes={DOWN: probe(6)},
-            metadata={},
+            BakeSettings(rounding=Requantize(), probes={DOWN: probe(6)}),
             progress=listener,
         )
     new = tmp_path / "new"
@@ -181,9 +182,7 @@ def test_an_input_that_cannot_be_read_is_no_problem_of_the_output(tmp_path: Path
             source,
             tmp_path / "new",
             [edit()],
-            rounding=Requantize(),
-            probes={DOWN: probe(6)},
-            metadata={},
+            BakeSettings(rounding=Requantize(), probes={DOWN: probe(6)}),
             rounded=lambda _: last.unlink(),
         )
     assert [file.name for file in tmp_path.iterdir()] == ["old"]
@@ -217,9 +216,7 @@ def test_error_feedback_keeps_an_edit_that_rounding_alone_garbles(tmp_path: Path
                 source,
                 tmp_path / rounding.name,
                 [wanted],
-                rounding=rounding,
-                probes={DOWN: baking.inputs(256, 200, 2)},
-                metadata={},
+                BakeSettings(rounding=rounding, probes={DOWN: baking.inputs(256, 200, 2)}),
             )
     assert abs(found["grid"].delivered - 1) < 0.05, found
     assert found["grid"].noise < 0.5 * found["requantize"].noise, found

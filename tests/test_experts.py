@@ -17,6 +17,7 @@ from tiny_gguf import write_tiny_llama
 
 from rosi_edge.baking.gguf import bake
 from rosi_edge.baking.inputs import input_factors, stand_ins, unseen_inputs
+from rosi_edge.baking.settings import BakeSettings
 from rosi_edge.baking.tensor import UndeliveredError
 from rosi_edge.basics.arrays import Float32
 from rosi_edge.direction import calibration
@@ -271,7 +272,7 @@ def test_baked_experts_deliver_and_verify(tmp_path: Path, kind: Type) -> None:
     write_tiny_llama(source, hidden=256, feed_forward=512, experts=4, types={"ffn_down_exps": kind})
     edits = some_edits((0, 2, 3))
     with GgufFile.open(source) as file:
-        baked = bake(file, target, edits, rounding=grid_rounding(edits), probes=probes(edits), metadata={})
+        baked = bake(file, target, edits, BakeSettings(rounding=grid_rounding(edits), probes=probes(edits)))
     assert [result.name for result in baked] == [edit.matrix for edit in edits]
     for result in baked:
         assert result.delivered == pytest.approx(1, abs=0.05)
@@ -313,11 +314,7 @@ def test_a_stack_keeps_its_type_whatever_promotion_is_allowed(tmp_path: Path) ->
             file,
             target,
             edits,
-            rounding=Requantize(),
-            probes=probes(edits),
-            metadata={},
-            min_delivered=0.95,
-            promotion=AUTO,
+            BakeSettings(rounding=Requantize(), probes=probes(edits), min_delivered=0.95, promotion=AUTO),
         )
     assert not target.exists()
 

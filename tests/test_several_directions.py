@@ -12,6 +12,7 @@ from gguf import GGMLQuantizationType as T
 from tiny_gguf import write_tiny_llama
 
 from rosi_edge.baking.gguf import bake
+from rosi_edge.baking.settings import BakeSettings
 from rosi_edge.edits.adapter import read_adapter, write_adapter
 from rosi_edge.edits.declaration import PREFIX, read_declaration
 from rosi_edge.edits.rank_one import (
@@ -88,7 +89,7 @@ def test_llama_cpp_adds_them_all(tmp_path: Path) -> None:
         with GgufFile.open(source) as file:
             scaled = [edit.scaled(share) for edit in edits]
             baked = bake(
-                file, tmp_path / "out.gguf", scaled, rounding=Requantize(), probes=probes, metadata={}
+                file, tmp_path / "out.gguf", scaled, BakeSettings(rounding=Requantize(), probes=probes)
             )
             assert [tensor.name for tensor in baked] == list(by_matrix(edits))
         with LlamaEngine(tmp_path / "out.gguf", options) as engine:
@@ -130,10 +131,7 @@ def baked(folder: Path, kind: T, grid: bool) -> tuple[Path, Path, list[RankOneEd
             file,
             target,
             edits,
-            rounding=rounding,
-            probes=baking.probes(edits),
-            metadata={},
-            min_delivered=0.9,
+            BakeSettings(rounding=rounding, probes=baking.probes(edits), min_delivered=0.9),
         )
         for result in results:
             probe = baking.probes(edits)[result.name]
@@ -178,7 +176,7 @@ def test_too_many_are_a_mistake(tmp_path: Path) -> None:
     source = write_tiny_llama(tmp_path / "m.gguf")
     edits = [random_edit("blk.0.ffn_down.weight", 64, 128, seed) for seed in range(MOST_DIRECTIONS + 1)]
     with GgufFile.open(source) as file, pytest.raises(ValueError, match="9 edits"):
-        bake(file, tmp_path / "o.gguf", edits, rounding=Requantize(), probes={}, metadata={})
+        bake(file, tmp_path / "o.gguf", edits, BakeSettings(rounding=Requantize(), probes={}))
 
 
 def test_a_declaration_of_too_many_is_hostile(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from gguf import GGMLQuantizationType as T
 
 from rosi_edge.baking.bias_correction import corrected
 from rosi_edge.baking.gguf import bake
+from rosi_edge.baking.settings import BakeSettings
 from rosi_edge.basics.arrays import Bytes
 from rosi_edge.edits.adapter import read_adapter, write_adapter
 from rosi_edge.edits.declaration import PREFIX, read_declaration
@@ -60,12 +61,14 @@ def baked(
             file,
             target,
             edits,
-            rounding=rounding or baking.rounding(edits),
-            probes=baking.probes(edits),
-            metadata={
-                "rosi.strength": 0.5,
-                "rosi.source.sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
-            },
+            BakeSettings(
+                rounding=rounding or baking.rounding(edits),
+                probes=baking.probes(edits),
+                metadata={
+                    "rosi.strength": 0.5,
+                    "rosi.source.sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+                },
+            ),
         )
     return source, target, edits
 

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from models.test_checkpoint import NAMES, folder, shard
 
 from rosi_edge.baking.checkpoint import EDITS, bake_checkpoint, sealed
+from rosi_edge.baking.settings import BakeSettings
 from rosi_edge.commands.verify import verify as command
 from rosi_edge.edits.adapter import write_adapter
 from rosi_edge.edits.rank_one import RankOneEdit
@@ -50,12 +51,14 @@ def hardened(path: Path, dtype: str, grid: bool = False) -> tuple[Path, Path]:
             source,
             path / "out",
             wanted,
-            rounding=GridRounding(factors) if grid else Requantize(),
-            probes=probes,
-            metadata={
-                "rosi.source.sha256": hashlib.sha256((base / SINGLE).read_bytes()).hexdigest(),
-                "rosi.method": "conditional",
-            },
+            BakeSettings(
+                rounding=GridRounding(factors) if grid else Requantize(),
+                probes=probes,
+                metadata={
+                    "rosi.source.sha256": hashlib.sha256((base / SINGLE).read_bytes()).hexdigest(),
+                    "rosi.method": "conditional",
+                },
+            ),
         )
     return base, path / "out"
 

@@ -15,7 +15,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,10 +23,9 @@ import numpy as np
 
 from rosi_edge.baking.destination import checked_folder
 from rosi_edge.baking.measure import BakedTensor
-from rosi_edge.baking.settings import Settings
+from rosi_edge.baking.settings import BakeSettings
 from rosi_edge.baking.side_by_side import edits_by_tensor, ignore_rounded, rounding_ahead
 from rosi_edge.baking.tensor import RoundedTensor
-from rosi_edge.basics.arrays import Float32
 from rosi_edge.basics.progress import SILENT, Advance, Progress
 from rosi_edge.basics.text import printable
 from rosi_edge.edits.adapter import write_adapter
@@ -36,7 +35,7 @@ from rosi_edge.errors import ModelFileError, OutputError
 from rosi_edge.models.atomic import flush_folder, require_space
 from rosi_edge.models.checkpoint import Checkpoint
 from rosi_edge.models.checkpoint_files import OWN_FACTS, left_out, other_files
-from rosi_edge.quantization.rounding import Rounding
+from rosi_edge.quantization.promotion import NEVER
 
 EDITS = "rosi-edge-edits.gguf"
 _NO_SEAL = "0" * 64
@@ -48,14 +47,8 @@ def bake_checkpoint(
     source: Checkpoint,
     folder: Path,
     edits: Sequence[RankOneEdit],
+    settings: BakeSettings,
     *,
-    rounding: Rounding,
-    probes: Mapping[str, Float32],
-    metadata: Mapping[str, Any],
-    min_delivered: float | None = None,
-    compare: Rounding | None = None,
-    aims: Mapping[str, Float32] | None = None,
-    workers: int | None = None,
     progress: Progress = SILENT,
     rounded: Callable[[BakedTensor], None] = ignore_rounded,
 ) -> list[BakedTensor]:
@@ -63,7 +56,6 @@ def bake_checkpoint(
 
     Args:
         folder: the new checkpoint; it must not be there yet. It appears whole or not at all.
-        metadata: what ``rosi-edge.json`` is to say, under ``rosi.*`` keys.
 
     Raises:
         OutputError: the folder is there already or cannot be written.
@@ -72,15 +64,13 @@ def bake_checkpoint(
         ValueError: an edit that does not fit its tensor.
     """
     by_tensor = edits_by_tensor(source, edits)
-    settings = Settings(rounding, probes, aims or {}, min_delivered, compare=compare)
+    settings = replace(settings, promotion=NEVER)
     done: dict[str, RoundedTensor] = {}
     unused = left_out(source.path)
     with (
         _new_folder(folder, size=source.total_size) as draft,
         progress.stage("Writing the checkpoint", source.total_size) as advance,
-        rounding_ahead(
-            source, by_tensor, settings, workers=workers, progress=progress, rounded=rounded
-        ) as following,
+        rounding_ahead(source, by_tensor, settings, progress=progress, rounded=rounded) as following,
     ):
         waiting = list(by_tensor)
         for number, file in enumerate(source.files):
@@ -105,8 +95,8 @@ def bake_checkpoint(
         baked = {result.name: result for work in done.values() for result in work.baked}
         facts = {
             "format": 1,
-            "metadata": dict(metadata),
-            "rounding": rounding.name,
+            "metadata": dict(settings.metadata),
+            "rounding": settings.rounding.name,
             "tensors": [
                 {"name": name, "base_sha256": work.base_sha256, "sha256": work.sha256}
                 for name, work in done.items()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ from rosi_edge.baking.checkpoint import bake_checkpoint
 from rosi_edge.baking.destination import refuse_to_touch
 from rosi_edge.baking.gguf import bake
 from rosi_edge.baking.measure import BakedTensor
+from rosi_edge.baking.settings import BakeSettings
 from rosi_edge.baking.side_by_side import ignore_rounded
-from rosi_edge.basics.arrays import Float32
 from rosi_edge.basics.progress import SILENT, Progress
 from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.errors import OutputError
@@ -28,9 +28,7 @@ from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.lock import LockFile, is_locked
 from rosi_edge.models.open_weights import open_weights
-from rosi_edge.models.rewrite import NewValue, output_places
-from rosi_edge.quantization.promotion import NEVER, Promotion
-from rosi_edge.quantization.rounding import Rounding
+from rosi_edge.models.rewrite import output_places
 from rosi_edge.records.facts import OutputFile
 
 _SUFFIX = ".draft"
@@ -161,51 +159,17 @@ def bake_draft(
     weights: GgufFile | Checkpoint,
     draft: Draft,
     edits: Sequence[RankOneEdit],
+    settings: BakeSettings,
     *,
-    rounding: Rounding,
-    probes: Mapping[str, Float32],
-    metadata: Mapping[str, NewValue],
-    min_delivered: float | None = None,
-    promotion: Promotion = NEVER,
-    compare: Rounding | None = None,
-    aims: Mapping[str, Float32] | None = None,
-    declared: Sequence[RankOneEdit] | None = None,
     progress: Progress = SILENT,
     rounded: Callable[[BakedTensor], None] = ignore_rounded,
 ) -> list[BakedTensor]:
-    """Write a draft in place of an older one; see ``bake``. A checkpoint keeps its types, whatever
-    ``promotion`` is, and declares the edits alone.
+    """Write a draft in place of an older one; see ``bake``.
 
     Raises:
         OutputError, UnsupportedModelError, UndeliveredError: as ``bake`` and ``bake_checkpoint`` do.
     """
     if isinstance(weights, Checkpoint):
         draft.clear()
-        return bake_checkpoint(
-            weights,
-            draft.model,
-            edits,
-            rounding=rounding,
-            probes=probes,
-            metadata=metadata,
-            min_delivered=min_delivered,
-            compare=compare,
-            aims=aims,
-            progress=progress,
-            rounded=rounded,
-        )
-    return bake(
-        weights,
-        draft.model,
-        edits,
-        rounding=rounding,
-        probes=probes,
-        metadata=metadata,
-        min_delivered=min_delivered,
-        promotion=promotion,
-        compare=compare,
-        aims=aims,
-        declared=declared,
-        progress=progress,
-        rounded=rounded,
-    )
+        return bake_checkpoint(weights, draft.model, edits, settings, progress=progress, rounded=rounded)
+    return bake(weights, draft.model, edits, settings, progress=progress, rounded=rounded)

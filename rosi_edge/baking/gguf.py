@@ -6,44 +6,30 @@ file declares what was done to it (``rosi_edge.edits.declaration``), so that it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from rosi_edge.baking.measure import BakedTensor
-from rosi_edge.baking.settings import Settings
+from rosi_edge.baking.settings import BakeSettings
 from rosi_edge.baking.side_by_side import edits_by_tensor, ignore_rounded, in_order, rounding_ahead
 from rosi_edge.baking.tensor import RoundedTensor
-from rosi_edge.basics.arrays import Float32
 from rosi_edge.basics.progress import SILENT, Progress
 from rosi_edge.edits.declaration import declare, declare_results
-from rosi_edge.edits.rank_one import (
-    RankOneEdit,
-    by_matrix,
-)
+from rosi_edge.edits.rank_one import RankOneEdit, by_matrix
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.rewrite import NewValue, Retyped, rewrite
 from rosi_edge.models.seal import OWN_PREFIX
-from rosi_edge.quantization.promotion import NEVER, Promotion
-from rosi_edge.quantization.rounding import Rounding
 
 
 def bake(
     file: GgufFile,
     target: Path,
     edits: Sequence[RankOneEdit],
+    settings: BakeSettings,
     *,
-    rounding: Rounding,
-    probes: Mapping[str, Float32],
-    metadata: Mapping[str, NewValue],
-    min_delivered: float | None = None,
-    promotion: Promotion = NEVER,
-    compare: Rounding | None = None,
-    aims: Mapping[str, Float32] | None = None,
-    declared: Sequence[RankOneEdit] | None = None,
-    workers: int | None = None,
     progress: Progress = SILENT,
     rounded: Callable[[BakedTensor], None] = ignore_rounded,
 ) -> list[BakedTensor]:
@@ -55,18 +41,6 @@ def bake(
     Args:
         target: the new file, or the name that its parts get if the model is split.
         edits: their strength folded in (``RankOneEdit.scaled``); several of one matrix are added up.
-        rounding: how changed rows become blocks.
-        probes: for each edited matrix (``RankOneEdit.matrix``) real inputs, (n, columns), to measure what
-            arrived; others than the rounding was fitted to.
-        metadata: keys to add.
-        min_delivered: the share of its push that each edit must deliver; None for any.
-        promotion: which larger types a tensor may get that does not deliver it.
-        compare: another rounding to measure on the same edits; nothing of it is written.
-        aims: for each edited matrix further real inputs, neither the rounding's nor the probes: what the
-            first rounding delivers too little or too much on them is made good in a second one.
-        declared: what the edits are a corrected form of, one for each and with its output; where they differ
-            the file declares both. None for the edits themselves.
-        workers: tensors rounded side by side; None for one a core, up to four.
         rounded: called with what became of each matrix, in the order of the file, while the rest is still
             being rounded; raising from it ends the bake as raising from ``progress`` does.
 
@@ -80,12 +54,11 @@ def bake(
         ValueError: more than ``MOST_DIRECTIONS`` edits of one matrix, or one that does not fit its tensor.
     """
     by_tensor = edits_by_tensor(file, edits)
-    settings = Settings(rounding, probes, aims or {}, min_delivered, promotion, compare)
     done: dict[str, RoundedTensor] = {}
     names = list(by_tensor)
     asked = in_order(by_tensor)
-    exact = asked if declared is None else in_order(edits_by_tensor(file, declared))
-    declaration = declare(rounding.name, names, exact, asked)
+    exact = asked if settings.declared is None else in_order(edits_by_tensor(file, settings.declared))
+    declaration = declare(settings.rounding.name, names, exact, asked)
 
     def results() -> dict[str, NewValue]:
         if not names:
@@ -99,9 +72,7 @@ def bake(
             (baked[edit.matrix].rescaled for edit in asked),
         )
 
-    with rounding_ahead(
-        file, by_tensor, settings, workers=workers, progress=progress, rounded=rounded
-    ) as following:
+    with rounding_ahead(file, by_tensor, settings, progress=progress, rounded=rounded) as following:
 
         def make(name: str) -> Callable[[], Retyped]:
             def wait() -> Retyped:
@@ -115,7 +86,7 @@ def bake(
             file,
             target,
             tensors={name: make(name) for name in names},
-            metadata={**metadata, **declaration},
+            metadata={**settings.metadata, **declaration},
             later=results,
             # What an earlier hardening said of itself is no longer so.
             dropped=[key for key in file.fields if key.startswith(OWN_PREFIX)],

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 from threadpoolctl import threadpool_limits
 
 from rosi_edge.baking.measure import BakedTensor
-from rosi_edge.baking.settings import Settings
+from rosi_edge.baking.settings import BakeSettings
 from rosi_edge.baking.tensor import RoundedTensor, bake_tensor
 from rosi_edge.basics.ahead import Ahead
 from rosi_edge.basics.cores import usable_cores
@@ -19,7 +21,7 @@ from rosi_edge.models.checkpoint import Checkpoint
 from rosi_edge.models.gguf_file import GgufFile
 
 _MOST_WORKERS = 4
-"""Tensors rounded side by side, at most: each takes memory."""
+"""Tensors rounded side by side, at most, one a core: each takes memory."""
 
 
 def ignore_rounded(result: BakedTensor) -> None:
@@ -30,9 +32,8 @@ def ignore_rounded(result: BakedTensor) -> None:
 def rounding_ahead(
     file: GgufFile | Checkpoint,
     by_tensor: Mapping[str, Sequence[RankOneEdit]],
-    settings: Settings,
+    settings: BakeSettings,
     *,
-    workers: int | None = None,
     progress: Progress = SILENT,
     rounded: Callable[[BakedTensor], None] = ignore_rounded,
 ) -> Iterator[Callable[[], RoundedTensor]]:
@@ -40,20 +41,19 @@ def rounding_ahead(
 
     Args:
         by_tensor: what ``edits_by_tensor`` gives.
-        workers: tensors rounded side by side; None for one a core, up to four.
         rounded: called with what became of each matrix, as its tensor is handed out.
 
     Yields:
         a function that waits for the next tensor, in the order of ``by_tensor``.
     """
-    workers = workers or min(usable_cores(), _MOST_WORKERS)
+    settings = replace(settings, stop=threading.Event())
     with (
         progress.stage("Rounding tensors", len(by_tensor)) as advance,
         # Each thread multiplies on its own: a library's threads would wait for each other.
         threadpool_limits(1, "blas"),
         Ahead(
             "rounding",
-            workers,
+            min(usable_cores(), _MOST_WORKERS),
             [partial(bake_tensor, file, edits, settings) for edits in by_tensor.values()],
         ) as ahead,
     ):

@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 
 from rosi_edge.baking.measure import BakedTensor, Figures, Measure
-from rosi_edge.baking.settings import Settings
+from rosi_edge.baking.settings import BakeSettings
 from rosi_edge.basics.arrays import Bytes, Float32
 from rosi_edge.basics.hashing import sha256_of_bytes
 from rosi_edge.edits.rank_one import RankOneEdit, by_matrix, leading, tensor_and_expert
@@ -61,7 +61,7 @@ class _CancelledError(Exception):
 
 
 def bake_tensor(
-    file: GgufFile | Checkpoint, edits: Sequence[RankOneEdit], settings: Settings
+    file: GgufFile | Checkpoint, edits: Sequence[RankOneEdit], settings: BakeSettings
 ) -> RoundedTensor:
     tensor = file.tensors[edits[0].tensor]
     old = file.read_tensor(tensor.name)
@@ -104,13 +104,13 @@ def bake_tensor(
     )
 
 
-def _kinds(tensor: TensorInfo, settings: Settings) -> Iterator[gguf.GGMLQuantizationType]:
+def _kinds(tensor: TensorInfo, settings: BakeSettings) -> Iterator[gguf.GGMLQuantizationType]:
     """The types to try; whether a promotion is possible matters only when it is needed."""
     yield tensor.type
     yield from types_to_try(tensor, settings.promotion)
 
 
-def _short_of(baked: Sequence[BakedTensor], settings: Settings) -> BakedTensor | None:
+def _short_of(baked: Sequence[BakedTensor], settings: BakeSettings) -> BakedTensor | None:
     """The matrix that delivers least, if that is too little or drowned in noise. An edit without any push
     lacks nothing. Experts are measured on the few inputs that each gets, so of a stack of them the mean
     counts, of what is delivered alone. With a limit of 0 nothing is too little."""
@@ -131,7 +131,7 @@ def _attempt(
     old: Bytes,
     kind: gguf.GGMLQuantizationType,
     edits: Sequence[RankOneEdit],
-    settings: Settings,
+    settings: BakeSettings,
 ) -> RoundedTensor:
     """Round a tensor's edits into blocks of one type."""
     rows, columns = tensor.shape[-2:]
@@ -175,7 +175,7 @@ def _with_comparison(
     tensor: TensorInfo,
     old: Bytes,
     edits: Sequence[RankOneEdit],
-    settings: Settings,
+    settings: BakeSettings,
 ) -> RoundedTensor:
     """With the figures of the other rounding, in the tensor's own type, whatever it has got."""
     if settings.compare is None or tensor.type not in supported_grids():
@@ -198,7 +198,7 @@ class _Blocks:
     new_kind: gguf.GGMLQuantizationType
     new: Bytes
     edits: tuple[RankOneEdit, ...]
-    settings: Settings
+    settings: BakeSettings
     new_scales: bool = False
 
     def large_change(self) -> bool:
@@ -249,15 +249,17 @@ class _Blocks:
                 raise _CancelledError
             weights = dequantize_rows(self.old[part], columns, self.kind)
             change = self._change(part, strength)
-            rows = replace(main, output=main.output[part])
+            output = main.output[part]
             if not self.new_scales:
-                told = rows if len(self.edits) > 1 else None
-                self.new[part] = rounding.round(name, self.kind, self.old[part], weights, change, told)
+                told = (main.input, output) if len(self.edits) > 1 else ()
+                self.new[part] = rounding.round(name, self.kind, self.old[part], weights, change, *told)
             else:
                 start = quantize(weights + change, self.new_kind).reshape(len(weights), -1)
                 from_start = dequantize_rows(start, columns, self.new_kind)
                 change += weights - from_start
-                self.new[part] = rounding.round(name, self.new_kind, start, from_start, change, rows)
+                self.new[part] = rounding.round(
+                    name, self.new_kind, start, from_start, change, main.input, output
+                )
             moved = dequantize_rows(self.new[part], columns, self.new_kind) - weights
             for measure in measures:
                 measure.add(part, moved)

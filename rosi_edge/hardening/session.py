@@ -28,6 +28,7 @@ from rosi_edge.baking.inputs import (
     unseen_inputs,
 )
 from rosi_edge.baking.measure import BakedTensor
+from rosi_edge.baking.settings import BakeSettings
 from rosi_edge.basics.arrays import Float32
 from rosi_edge.basics.cancellation import Cancellation, cancellable
 from rosi_edge.basics.progress import SILENT, Progress
@@ -525,14 +526,16 @@ class HardeningSession:
                 self._file,
                 draft,
                 asked,
-                rounding=self._rounding,
-                probes=self._probes,
-                aims=self._aims,
-                metadata=self._metadata(edits),
-                min_delivered=self.options.min_delivered if self.options.rounding == "grid" else None,
-                promotion=self.options.promotion,
-                compare=Requantize(self._importance) if self.options.compare_rounding else None,
-                declared=edits,
+                BakeSettings(
+                    self._rounding,
+                    self._probes,
+                    self._metadata(edits),
+                    self._aims,
+                    min_delivered=self.options.min_delivered if self.options.rounding == "grid" else None,
+                    promotion=self.options.promotion,
+                    compare=Requantize(self._importance) if self.options.compare_rounding else None,
+                    declared=edits,
+                ),
                 progress=self.progress,
                 rounded=self.events.baked,
             )

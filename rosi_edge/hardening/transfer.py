@@ -24,6 +24,7 @@ from rosi_edge.baking.destination import checked_place, places_of, refuse_to_tou
 from rosi_edge.baking.draft import Draft, bake_draft
 from rosi_edge.baking.inputs import SharedFactors, stand_ins, unseen_inputs
 from rosi_edge.baking.measure import BakedTensor
+from rosi_edge.baking.settings import BakeSettings
 from rosi_edge.basics.arrays import Float32
 from rosi_edge.basics.progress import SILENT, Progress
 from rosi_edge.basics.stopwatch import Stopwatch
@@ -328,13 +329,15 @@ def transfer(
                 weights,
                 draft,
                 asked,
-                rounding=rounding,
-                probes=probes,
-                aims=aims,
-                metadata=_metadata(inspection, found, options),
-                min_delivered=options.min_delivered if options.rounding == "grid" else None,
-                promotion=options.promotion,
-                declared=found.edits,
+                BakeSettings(
+                    rounding,
+                    probes,
+                    _metadata(inspection, found, options),
+                    aims,
+                    min_delivered=options.min_delivered if options.rounding == "grid" else None,
+                    promotion=options.promotion,
+                    declared=found.edits,
+                ),
                 progress=progress,
             )
 

@@ -20,7 +20,6 @@ import numpy.typing as npt
 from scipy.linalg import qr
 
 from rosi_edge.basics.arrays import Bytes, Codes, Float32
-from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.quantization.grid import Values, grid_of
 from rosi_edge.quantization.grids.floats import FloatGrid
 
@@ -329,7 +328,8 @@ class GridRounding:
         data: Bytes,
         weights: Float32,
         change: Float32,
-        edit: RankOneEdit | None = None,
+        push: Float32 | None = None,
+        output: Float32 | None = None,
     ) -> Bytes:
         """See ``Rounding.round``.
 
@@ -343,12 +343,11 @@ class GridRounding:
         if not np.any(change):
             return data.copy()
         grid = blocks.read(data, change.shape[1])
-        output = None
-        if edit is None or not edit.input.any():
-            push = _push_of(change)
+        if push is None or output is None or not push.any():
+            push, output = _push_of(change), None
         else:
-            length = np.linalg.norm(edit.input)
-            push, output = edit.input / length, edit.output * length
+            length = np.linalg.norm(push)
+            push, output = push / length, output * length
         plan = self._plan(tensor, push)
         return blocks.write(data, round_codes(grid.codes, grid.step, grid.values, change, plan, output))
 

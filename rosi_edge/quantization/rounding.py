@@ -12,7 +12,6 @@ from typing import Protocol
 import gguf
 
 from rosi_edge.basics.arrays import Bytes, Float32
-from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.errors import UnsupportedModelError
 from rosi_edge.quantization.codec import quantize
 
@@ -35,17 +34,19 @@ class Rounding(Protocol):
         data: Bytes,
         weights: Float32,
         change: Float32,
-        edit: RankOneEdit | None = None,
+        push: Float32 | None = None,
+        output: Float32 | None = None,
     ) -> Bytes:
         """New bytes for some rows of a tensor.
 
         Args:
-            tensor: its name (``RankOneEdit.matrix``), for roundings that hold inputs by tensor.
+            tensor: its name, an expert's number in brackets, for roundings that hold inputs by tensor.
             data: the rows' bytes as they are now, (rows, bytes a row).
             weights: the same dequantized, (rows, columns).
             change: what should be added, (rows, columns).
-            edit: the edit of these rows that the change is made of, where it holds more than that; None
-                for a change that is the edit itself.
+            push: (columns,), the vector a whose product with an input x is to bring ``output`` times aᵀx,
+                where the change holds more than that; None where the change is of rank one.
+            output: (rows,), what the change should add for each unit of the push.
 
         Returns:
             (rows, bytes a row).
@@ -74,13 +75,14 @@ class Requantize:
         data: Bytes,
         weights: Float32,
         change: Float32,
-        edit: RankOneEdit | None = None,
+        push: Float32 | None = None,
+        output: Float32 | None = None,
     ) -> Bytes:
         importance = self._importance_of(tensor, weights.shape[1])
         return quantize(weights + change, kind, importance).reshape(data.shape)
 
     def _importance_of(self, matrix: str, columns: int) -> Float32 | None:
-        """A matrix of a stack has its number in brackets (``RankOneEdit.matrix``).
+        """A matrix of a stack has its number in brackets.
 
         Raises:
             UnsupportedModelError: what is known of the tensor is of another shape.

@@ -13,6 +13,7 @@ from plain_llama import high_level_llama
 from split_gguf import split_gguf
 
 from rosi_edge.baking.gguf import bake
+from rosi_edge.baking.settings import BakeSettings
 from rosi_edge.errors import ModelFileError, OutputError, UnsupportedModelError
 from rosi_edge.inspection import inspect
 from rosi_edge.models.gguf_file import GgufFile
@@ -98,9 +99,7 @@ def test_a_split_model_is_baked_and_verified(parts: list[Path], tmp_path: Path) 
             source,
             tmp_path / "out.gguf",
             edits,
-            rounding=baking.rounding(edits),
-            probes=baking.probes(edits),
-            metadata={},
+            BakeSettings(rounding=baking.rounding(edits), probes=baking.probes(edits)),
         )
         found = verify(tmp_path / "out-00001-of-00003.gguf", source)
         assert found.passed, found.problems

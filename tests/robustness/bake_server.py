@@ -16,6 +16,7 @@ from pathlib import Path
 import baking
 
 from rosi_edge.baking.gguf import bake
+from rosi_edge.baking.settings import BakeSettings
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.sources.resolve import resolve
 
@@ -33,7 +34,7 @@ def main() -> None:
             status = 1
             try:
                 with GgufFile.open(source) as file:
-                    bake(file, target, edits, rounding=rounding, probes=probes, metadata={})
+                    bake(file, target, edits, BakeSettings(rounding=rounding, probes=probes))
                 status = 0
             finally:
                 os._exit(status)

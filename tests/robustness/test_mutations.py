@@ -19,6 +19,7 @@ from split_gguf import split_gguf
 from tiny_gguf import write_tiny_llama
 
 from rosi_edge.baking.gguf import bake
+from rosi_edge.baking.settings import BakeSettings
 from rosi_edge.edits.adapter import write_adapter
 from rosi_edge.models.gguf_file import GgufFile
 
@@ -36,9 +37,11 @@ def folder(tmp_path: Path) -> Path:
             file,
             tmp_path / "out.gguf",
             edits,
-            rounding=baking.rounding(edits),
-            probes=baking.probes(edits),
-            metadata={"rosi.source.sha256": hashlib.sha256(base.read_bytes()).hexdigest()},
+            BakeSettings(
+                rounding=baking.rounding(edits),
+                probes=baking.probes(edits),
+                metadata={"rosi.source.sha256": hashlib.sha256(base.read_bytes()).hexdigest()},
+            ),
         )
         tensors = len(file.tensors)
     write_adapter(tmp_path / "adapter.gguf", edits, architecture="llama")

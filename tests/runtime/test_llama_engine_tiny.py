@@ -18,6 +18,7 @@ from plain_llama import PlainLlama
 from tiny_gguf import CHATML, write_tiny_llama
 
 from rosi_edge.baking.gguf import bake
+from rosi_edge.baking.settings import BakeSettings
 from rosi_edge.basics.arrays import Float32
 from rosi_edge.edits.adapter import write_adapter
 from rosi_edge.edits.paper import rosi_edits, row_means
@@ -170,9 +171,7 @@ def test_an_adapter_does_what_editing_the_weights_does(
             file,
             target,
             [edit.scaled(strength) for edit in edits],
-            rounding=Requantize(),
-            probes=probes,
-            metadata={},
+            BakeSettings(rounding=Requantize(), probes=probes),
         )
     handle = engine.load_edits(edits)
     engine.apply({handle: strength})
