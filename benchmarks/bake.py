@@ -153,21 +153,25 @@ def demo(
     print(f"delivered, least         {least:.3f} (goal: at least 0.98)")
     print(f"delivered, mean          {mean(t.delivered for t in baked):.3f} (goal: 1.00 ± 0.01)")
     _noise(baked)
-    before, adapter, file = (e.value for e in (original.refusal, check.adapter_refusal, check.file_refusal))
+    before, adapter, file = (
+        e.value for e in (original.refusal, check.adapter_harmful_refusal, check.file_harmful_refusal)
+    )
     print(
-        f"refusal, n={check.file_refusal.n}            original {before:.3f}, adapter {adapter:.3f}, "
+        f"refusal, n={check.file_harmful_refusal.n}            original {before:.3f}, adapter {adapter:.3f}, "
         f"file {file:.3f}"
     )
     if adapter > before:
         share = (file - before) / (adapter - before)
         print(f"gain of the file         {share:.2f} of the adapter's (goal: at least 0.95)")
-    compliance = original.compliance, check.adapter_compliance, check.file_compliance
+    compliance = original.compliance, check.adapter_benign_compliance, check.file_benign_compliance
     print(
         f"benign compliance, n={compliance[0].n}  original {compliance[0].value:.3f}, "
         f"adapter {compliance[1].value:.3f}, file {compliance[2].value:.3f}"
     )
-    if check.kl is not None:
-        print(f"KL, adapter to file      {check.kl.value:.4f} nats, n={check.kl.n} (goal: at most 0.02)")
+    if check.kl_between is not None:
+        print(
+            f"KL, adapter to file      {check.kl_between.value:.4f} nats, n={check.kl_between.n} (goal: at most 0.02)"
+        )
     # With the comparison's requantization in it, which a bake of its own does not do.
     print(f"bake, comparison incl.   {stages.words()}")
     with _session(source, prompts, threads, stages, compare=False) as session:
@@ -234,7 +238,7 @@ def _write_edits(source: Path, target: Path, prompts: PromptPlan, threads: int |
     wanted = np.concatenate([np.full(len(part), number == 0) for number, part in enumerate(texts)])
     with _session(source, prompts, threads, Stages()) as session, GgufFile.open(source) as file:
         layers = session.engine.facts.layers
-        matrices = [matrix for matrix in session.matrices if matrix.block >= layers // 2]
+        matrices = [matrix for matrix in session.model.matrices if matrix.block >= layers // 2]
         layer = round(0.6 * layers)
         capture = session.engine.capture(
             session.engine.encode([ask(text) for part in texts for text in part]),
@@ -253,7 +257,7 @@ def _write_edits(source: Path, target: Path, prompts: PromptPlan, threads: int |
             gram[np.diag_indices_from(gram)] += RIDGE * np.trace(gram) / len(gram)
             key = (rows.T @ np.linalg.solve(gram, wanted.astype(np.float64))).astype(np.float32)
             edits.append(RankOneEdit(matrix.name, write_direction(file, matrix, direction), STRENGTH * key))
-    write_adapter(target, edits, architecture=session.inspection.architecture or "")
+    write_adapter(target, edits, architecture=session.model.inspection.architecture or "")
 
 
 def _table(baked: Sequence[BakedTensor]) -> None:

@@ -272,11 +272,11 @@ class FakeSession:
     def costs_refusals(self) -> bool:
         return self.library.costs_refusals
 
-    def finish(self) -> schema.HardeningReport:
+    def finish(self, *, command: str | None = None, force: bool | None = None) -> schema.HardeningReport:
         self._step("finish", "Reporting")
-        self.asked_for = self.options.command
+        self.asked_for = command or ""
         report = make_report(verdict=self.library.verdict)
-        if self.library.verdict.status == "hardened" or (self.options.force and not self.costs_refusals):
+        if self.library.verdict.status == "hardened" or (force and not self.costs_refusals):
             places = self._places(self.output)
             for place in places:
                 place.write_bytes(b"GGUF")

@@ -11,7 +11,7 @@ from models.test_checkpoint import folder
 from split_gguf import split_gguf
 from tiny_gguf import write_tiny_llama
 
-from rosi_edge.baking.destination import checked_place
+from rosi_edge.baking.destination import Destination
 from rosi_edge.baking.draft import Draft
 from rosi_edge.errors import OutputError
 from rosi_edge.models.atomic import atomic_write
@@ -22,7 +22,7 @@ from rosi_edge.models.open_weights import open_weights
 
 def test_one_file(tmp_path: Path) -> None:
     with GgufFile.open(write_tiny_llama(tmp_path / "base.gguf")) as file:
-        draft = Draft.beside(file, tmp_path / "out.gguf")
+        draft = Draft.beside(Destination.of(file, tmp_path / "out.gguf"))
     ((path, place),) = draft.moves
     assert path.parent == tmp_path
     assert path.suffix == ".gguf"
@@ -41,7 +41,7 @@ def test_all_parts_of_a_split_model(tmp_path: Path) -> None:
     parts = split_gguf(write_tiny_llama(tmp_path / "base.gguf"), tmp_path / "split.gguf", 10)
     assert len(parts) > 1
     with GgufFile.open(parts[0]) as file:
-        draft = Draft.beside(file, tmp_path / "out.gguf")
+        draft = Draft.beside(Destination.of(file, tmp_path / "out.gguf"))
     count = len(parts)
     places = [tmp_path / f"out-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
     assert [place for _, place in draft.moves] == places
@@ -60,17 +60,18 @@ def test_no_part_of_the_model_is_overwritten(tmp_path: Path, name: str) -> None:
     parts = split_gguf(write_tiny_llama(tmp_path / "base.gguf"), tmp_path / "split.gguf", 10)
     with GgufFile.open(parts[0]) as file:
         with pytest.raises(OutputError, match="would overwrite the input"):
-            checked_place(file, tmp_path / name.format(len(parts)))
-        assert checked_place(file, tmp_path / "other.gguf") == tmp_path / "other.gguf"
+            Destination.of(file, tmp_path / name.format(len(parts)))
+        assert Destination.of(file, tmp_path / "other.gguf").place == tmp_path / "other.gguf"
 
 
 WRITER = """
 import sys
 from pathlib import Path
+from rosi_edge.baking.destination import Destination
 from rosi_edge.baking.draft import Draft
 from rosi_edge.models.open_weights import open_weights
 with open_weights(Path(sys.argv[1])) as weights:
-    draft = Draft.beside(weights, Path(sys.argv[2]))
+    draft = Draft.beside(Destination.of(weights, Path(sys.argv[2])))
     for path, _ in draft.moves:
         path.mkdir() if path.suffix == ".draft" else path.write_bytes(b"draft")
     draft.model.with_name(f".{draft.model.name}.123-0badcafe.partial").mkdir()
@@ -102,22 +103,22 @@ def test_only_what_killed_runs_left_is_removed(tmp_path: Path, kind: str) -> Non
         assert writer.stdout.readline() == b"written\n"
         left = set(tmp_path.iterdir()) - {models, *others}
         assert len(left) >= 3
-        draft = Draft.beside(weights, tmp_path / "out")
+        draft = Draft.beside(Destination.of(weights, tmp_path / "out"))
         assert left < set(tmp_path.iterdir())
         draft.drop()
         assert set(tmp_path.iterdir()) == {models, *others, *left}
         writer.kill()
         writer.wait()
-        draft = Draft.beside(weights, tmp_path / "out")
+        draft = Draft.beside(Destination.of(weights, tmp_path / "out"))
         draft.drop()
     assert set(tmp_path.iterdir()) == {models, *others}
 
 
 def test_two_drafts_of_one_process(tmp_path: Path) -> None:
     with Checkpoint.open(folder(tmp_path / "base")) as weights:
-        first = Draft.beside(weights, tmp_path / "out")
+        first = Draft.beside(Destination.of(weights, tmp_path / "out"))
         first.model.mkdir()
-        second = Draft.beside(weights, tmp_path / "out")
+        second = Draft.beside(Destination.of(weights, tmp_path / "out"))
         assert first.model.is_dir()
         assert first.model != second.model
         first.drop()
@@ -129,7 +130,7 @@ def test_two_drafts_of_one_process(tmp_path: Path) -> None:
 def test_a_draft_that_somebody_hardens_is_kept(tmp_path: Path) -> None:
     """A killed run's, found by its user."""
     with Checkpoint.open(folder(tmp_path / ".out.0123456789abcdef.draft")) as weights:
-        draft = Draft.beside(weights, checked_place(weights, tmp_path / "out"))
+        draft = Draft.beside(Destination.of(weights, tmp_path / "out"))
         draft.drop()
         assert (weights.path / "config.json").is_file()
 
@@ -137,7 +138,7 @@ def test_a_draft_that_somebody_hardens_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a" + 45 * "中", 80 * "ä", 249 * "b"])
 def test_long_names_are_cut_between_characters(tmp_path: Path, name: str) -> None:
     with Checkpoint.open(folder(tmp_path / "base")) as weights:
-        draft = Draft.beside(weights, tmp_path / name)
+        draft = Draft.beside(Destination.of(weights, tmp_path / name))
         draft.model.name.encode()
         with atomic_write(draft.model.with_name(f"{draft.model.name}.gguf")) as stream:
             stream.write(b"x")
@@ -148,7 +149,7 @@ def test_long_names_are_cut_between_characters(tmp_path: Path, name: str) -> Non
 
 def test_a_place_that_was_taken_meanwhile(tmp_path: Path) -> None:
     with Checkpoint.open(folder(tmp_path / "base")) as weights:
-        draft = Draft.beside(weights, tmp_path / "out")
+        draft = Draft.beside(Destination.of(weights, tmp_path / "out"))
     for path in (draft.model, tmp_path / "out"):
         path.mkdir()
         (path / "config.json").write_text(path.name, "utf-8")

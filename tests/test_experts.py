@@ -40,11 +40,11 @@ from rosi_edge.edits.rank_one import (
     tensor_and_expert,
 )
 from rosi_edge.errors import UnsupportedModelError
+from rosi_edge.hardening.options import HardenOptions
 from rosi_edge.hardening.session import harden
 from rosi_edge.hardening.transfer import (
     FoundEdits,
     Target,
-    TransferOptions,
     edits_from,
     require_fit,
     transfer_all,
@@ -404,7 +404,7 @@ def test_edits_of_experts_fit_into_another_quantization(tmp_path: Path) -> None:
     write_adapter(tmp_path / "a.gguf", edits, architecture="llama", experts={STACK: 6})
     found = edits_from(tmp_path / "a.gguf")
     target = tmp_path / "out.gguf"
-    options = TransferOptions(evaluate=False, engine=ENGINE)
+    options = HardenOptions(evaluate=False, engine=ENGINE)
     (done,) = transfer_all([Target("a", source, target)], found, plan(), Changed(), options)
     assert done.problem is None
     assert [tensor.name for tensor in done.tensors] == [edit.matrix for edit in edits]

@@ -23,6 +23,7 @@ from rosi_edge.edits.adapter import read_adapter
 from rosi_edge.errors import OutputError, RosiEdgeError, UnsupportedModelError
 from rosi_edge.evaluation import behaviour
 from rosi_edge.evaluation.verdicts import Verdict
+from rosi_edge.hardening import delivery
 from rosi_edge.hardening import session as hardening
 from rosi_edge.hardening.events import Events
 from rosi_edge.hardening.options import HardenOptions
@@ -469,7 +470,7 @@ def test_a_session_is_cancelled_while_no_engine_runs(source: Path, tmp_path: Pat
 def attacked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The titles of the measurings that were begun; the first attacks of each title end in Ctrl-C."""
     begun: list[str] = []
-    measure_behaviour, measure_stress = hardening.measure_behaviour, hardening.measure_stress
+    measure_behaviour, measure_stress = delivery.measure_behaviour, hardening.measure_stress
 
     def behaviour_measured(*arguments: Any, **options: Any) -> Any:
         begun.append(options["title"])
@@ -481,7 +482,7 @@ def attacked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise KeyboardInterrupt
         return measure_stress(*arguments, **options)
 
-    monkeypatch.setattr(hardening, "measure_behaviour", behaviour_measured)
+    monkeypatch.setattr(delivery, "measure_behaviour", behaviour_measured)
     monkeypatch.setattr(hardening, "measure_stress", stress_measured)
     return begun
 

@@ -25,11 +25,11 @@ from rosi_edge.basics.progress import Advance
 from rosi_edge.edits.adapter import write_adapter
 from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.errors import ModelFileError, OutputError, UnsupportedModelError
+from rosi_edge.hardening.options import HardenOptions
 from rosi_edge.hardening.session import harden
 from rosi_edge.hardening.transfer import (
     FoundEdits,
     Target,
-    TransferOptions,
     check_targets,
     edits_from,
     transfer,
@@ -42,7 +42,7 @@ from rosi_edge.quantization.promotion import NEVER
 from rosi_edge.runtime.engine import EngineOptions
 from rosi_edge.verification.gguf import verify
 
-OPTIONS = TransferOptions(engine=EngineOptions(threads=1, context_size=1024), max_tokens=8)
+OPTIONS = HardenOptions(engine=EngineOptions(threads=1, context_size=1024), max_tokens=8)
 NAMES = ("blk.0.attn_output.weight", "blk.1.ffn_down.weight")
 T = GGMLQuantizationType
 
@@ -289,8 +289,12 @@ def test_the_parts_of_a_model_are_not_overwritten(tmp_path: Path, found: FoundEd
     pair[1] = Target("b", other, tmp_path / f"x-00001-of-{len(parts):05}.gguf")
     with pytest.raises(OutputError, match="named twice"):
         check_targets(pair, found, OPTIONS)
+    # An adapter is an output too.
+    apart = [Target("a", one, tmp_path / "y.gguf"), Target("b", other, tmp_path / "z.gguf")]
     with pytest.raises(OutputError, match="named twice"):
-        check_targets(pair[1:], found, OPTIONS, taken=[pair[1].output])
+        check_targets(apart, None, replace(OPTIONS, adapter=apart[1].output))
+    with pytest.raises(OutputError, match="would overwrite the input"):
+        check_targets(apart, None, replace(OPTIONS, adapter=other))
 
 
 def test_a_search_on_a_model_in_parts_and_its_other_files(tmp_path: Path) -> None:

@@ -28,13 +28,18 @@ class Session(Protocol):
     options: HardenOptions
     progress: Progress
     events: Events
-    findings: list[str]
     directions: Directions | None
     found: SearchResult | None
     chosen: FrontierPoint | None
-    before: Behaviour | None
-    after: Behaviour | None
-    baked: list[BakedTensor]
+
+    @property
+    def findings(self) -> list[str]: ...
+
+    @property
+    def after(self) -> Behaviour | None: ...
+
+    @property
+    def baked(self) -> list[BakedTensor]: ...
 
     def reconfigure(self, options: HardenOptions) -> None: ...
 
@@ -61,7 +66,7 @@ class Session(Protocol):
     @property
     def costs_refusals(self) -> bool: ...
 
-    def finish(self) -> HardeningReport: ...
+    def finish(self, *, command: str | None = None, force: bool | None = None) -> HardeningReport: ...
 
     def cancel(self) -> None: ...
 

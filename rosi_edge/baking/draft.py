@@ -11,10 +11,11 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from rosi_edge.baking.checkpoint import bake_checkpoint
-from rosi_edge.baking.destination import refuse_to_touch
+from rosi_edge.baking.destination import Destination, files_of
 from rosi_edge.baking.gguf import bake
 from rosi_edge.baking.measure import BakedTensor
 from rosi_edge.baking.settings import BakeSettings
@@ -28,7 +29,7 @@ from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.lock import LockFile, is_locked
 from rosi_edge.models.open_weights import open_weights
-from rosi_edge.models.rewrite import output_places
+from rosi_edge.models.rewrite import refuse_same_file
 from rosi_edge.records.facts import OutputFile
 
 _SUFFIX = ".draft"
@@ -45,28 +46,28 @@ class Draft:
     others that its writer lives.
 
     Attributes:
+        weights: the model that it is made from.
         moves: (draft, place) of each; the first is the one that a model is opened by.
         lock: until the draft is kept or dropped.
     """
 
+    weights: GgufFile | Checkpoint
     moves: tuple[tuple[Path, Path], ...]
     lock: LockFile
 
     @classmethod
-    def beside(cls, weights: GgufFile | Checkpoint, place: Path) -> Draft:
-        """New names beside ``place``; nothing is written yet but the lock, and what killed runs left there is
+    def beside(cls, destination: Destination) -> Draft:
+        """New names beside a place; nothing is written yet but the lock, and what killed runs left there is
         removed.
 
         Raises:
             OutputError: nothing can be written there.
         """
-        _remove_stale_drafts(weights, place)
-        name, lock = _locked_name(place)
+        _remove_stale_drafts(destination)
+        name, lock = _locked_name(destination.place)
         try:
-            if isinstance(weights, Checkpoint):
-                return cls(((place.with_name(name), place),), lock)
-            drafts = output_places(weights, place.with_name(f"{name}.gguf"))
-            return cls(tuple(zip(drafts, output_places(weights, place), strict=True)), lock)
+            moves = zip(destination.beside(name), destination.places, strict=True)
+            return cls(destination.weights, tuple(moves), lock)
         except BaseException:
             lock.release()
             raise
@@ -74,6 +75,26 @@ class Draft:
     @property
     def model(self) -> Path:
         return self.moves[0][0]
+
+    def write(
+        self,
+        edits: Sequence[RankOneEdit],
+        settings: BakeSettings,
+        *,
+        progress: Progress = SILENT,
+        rounded: Callable[[BakedTensor], None] = ignore_rounded,
+    ) -> list[BakedTensor]:
+        """Bake the edits into it, in place of what has been written of it before; see ``bake``.
+
+        Raises:
+            OutputError, UnsupportedModelError, UndeliveredError: as ``bake`` and ``bake_checkpoint`` do.
+        """
+        if isinstance(self.weights, Checkpoint):
+            self._clear()
+            return bake_checkpoint(
+                self.weights, self.model, edits, settings, progress=progress, rounded=rounded
+            )
+        return bake(self.weights, self.model, edits, settings, progress=progress, rounded=rounded)
 
     def output_file(self, progress: Progress = SILENT) -> OutputFile:
         """What it will be once it is kept."""
@@ -100,11 +121,10 @@ class Draft:
 
     def drop(self) -> None:
         """Take it away; what has been kept stays."""
-        self.clear()
+        self._clear()
         self.lock.release()
 
-    def clear(self) -> None:
-        """Take away what has been written of it, to write it anew."""
+    def _clear(self) -> None:
         for draft, _ in self.moves:
             _remove(draft)
 
@@ -122,7 +142,8 @@ def _locked_name(place: Path) -> tuple[str, LockFile]:
             ) from error
 
 
-def _remove_stale_drafts(weights: GgufFile | Checkpoint, place: Path) -> None:
+def _remove_stale_drafts(destination: Destination) -> None:
+    place = destination.place
     # With a second dot: files and folders that were on their way to being such a draft.
     pattern = re.compile(rf"\.?({re.escape(_prefix(place))}[0-9a-f]{{16}}{re.escape(_SUFFIX)})\b.*")
     leftovers: dict[str, list[Path]] = {}
@@ -135,9 +156,9 @@ def _remove_stale_drafts(weights: GgufFile | Checkpoint, place: Path) -> None:
         with suppress(OSError, OutputError):
             if lock.exists() and is_locked(lock):
                 continue
-            for path in paths:
-                # Somebody may have found a draft, and want to harden that.
-                refuse_to_touch(weights, path)
+            # Somebody may have found a draft, and want to harden that.
+            for path, source in product(paths, files_of(destination.weights)):
+                refuse_same_file(source, path)
             lock.unlink(missing_ok=True)
             for path in paths:
                 _remove(path)
@@ -153,23 +174,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def bake_draft(
-    weights: GgufFile | Checkpoint,
-    draft: Draft,
-    edits: Sequence[RankOneEdit],
-    settings: BakeSettings,
-    *,
-    progress: Progress = SILENT,
-    rounded: Callable[[BakedTensor], None] = ignore_rounded,
-) -> list[BakedTensor]:
-    """Write a draft in place of an older one; see ``bake``.
-
-    Raises:
-        OutputError, UnsupportedModelError, UndeliveredError: as ``bake`` and ``bake_checkpoint`` do.
-    """
-    if isinstance(weights, Checkpoint):
-        draft.clear()
-        return bake_checkpoint(weights, draft.model, edits, settings, progress=progress, rounded=rounded)
-    return bake(weights, draft.model, edits, settings, progress=progress, rounded=rounded)

@@ -75,15 +75,21 @@ class SharedFactors:
     def __init__(self) -> None:
         self._factors: Mapping[str, InputFactor] = {}
 
-    def keep(self, factors: Mapping[str, InputFactor]) -> None:
-        self._factors = factors
+    def forget(self) -> None:
+        """Other edits are to come."""
+        self._factors = {}
 
     def read(
-        self, engine: Engine, sets: RequestSets, edits: Sequence[RankOneEdit], progress: Progress = SILENT
+        self,
+        engine: Engine,
+        sets: RequestSets,
+        edits: Sequence[RankOneEdit],
+        progress: Progress = SILENT,
+        known: InputRows | None = None,
     ) -> Mapping[str, InputFactor]:
-        """Those that are known, or else this engine's; see ``input_factors``."""
+        """Those that have been read, or else this engine's; see ``input_factors``."""
         if not by_matrix(edits).keys() <= self._factors.keys():
-            self._factors = input_factors(engine, sets, edits, progress)
+            self._factors = input_factors(engine, sets, edits, progress, known)
         return self._factors
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +15,12 @@ from rosi_edge.commands.arguments import PATH, Auto, Duration, Strength
 from rosi_edge.commands.harden_output import show
 from rosi_edge.commands.hardening_options import hardening_options
 from rosi_edge.commands.options import elicit_option, runtime_flags
-from rosi_edge.commands.output import (
-    FINDING,
-    HARM_LABELS,
-    progress_bar,
-    refuse_to_overwrite,
-)
+from rosi_edge.commands.output import FINDING, HARM_LABELS, progress_bar
 from rosi_edge.commands.quantizations import (
     exit_code,
     refuse_search_options,
     show_files,
     targets_of,
-    transfer_options,
     transfer_report,
 )
 from rosi_edge.errors import OutputError, RosiEdgeError
@@ -126,7 +121,6 @@ def harden(
         transfer_all,
     )
     from rosi_edge.models.atomic import checked_target
-    from rosi_edge.models.parts import parts_beside
     from rosi_edge.prompts.sets import Kind
     from rosi_edge.report.write import check_folder, write_report
     from rosi_edge.sources.resolve import resolve
@@ -156,14 +150,13 @@ def harden(
         checked_target(output)
     if report_folder is not None:
         check_folder(report_folder)
-    transfers = transfer_options(options, evaluate=not no_evaluation)
+    options = replace(options, evaluate=not no_evaluation)
     labels = HARM_LABELS if about is None else about.labels
     if source is not None:
         with progress_bar() as progress:
             found = edits_from(source)
             targets = targets_of([(model, output), *also], progress)
-            check_targets(targets, found, transfers, inputs=parts_beside(source))
-            files = transfer_all(targets, found, prompts, judge, transfers, progress)
+            files = transfer_all(targets, found, prompts, judge, options, progress)
         if as_json:
             click.echo(transfer_report(str(source), found, files, options, prompts).model_dump_json(indent=2))
         else:
@@ -175,9 +168,7 @@ def harden(
         path = resolve(model, progress)
         others = targets_of(also, progress)
         if others:
-            adapters = [] if options.adapter is None else [options.adapter]
-            refuse_to_overwrite(adapters, [target.model for target in others])
-            check_targets([Target(model, path, output), *others], None, transfers, taken=adapters)
+            check_targets([Target(model, path, output), *others], None, options)
         if report_folder is not None:
             every = [Target(model, path, output), *others]
             _refuse_report_in(report_folder, [*(t.model for t in every), *(t.output for t in every)])
@@ -188,13 +179,11 @@ def harden(
             # The first of its parts, where the model has several.
             source = output.with_name(report.output.file_name)
             try:
-                files = transfer_all(others, edits_from(source), prompts, judge, transfers, progress, shared)
+                files = transfer_all(others, edits_from(source), prompts, judge, options, progress, shared)
                 report = report.model_copy(update={"also": files})
             except RosiEdgeError as error:
                 # What has been found and measured by now is reported first.
                 problem = error
-        if about is not None:
-            report = report.model_copy(update={"findings": (about.sentence, *report.findings)})
         if report_folder is not None:
             write_report(report, report_folder)
     if as_json:

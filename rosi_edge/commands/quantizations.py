@@ -15,7 +15,7 @@ from rosi_edge.errors import RosiEdgeError
 if TYPE_CHECKING:
     from rosi_edge.basics.progress import Progress
     from rosi_edge.hardening.options import HardenOptions
-    from rosi_edge.hardening.transfer import FoundEdits, Target, TransferOptions
+    from rosi_edge.hardening.transfer import FoundEdits, Target
     from rosi_edge.prompts.plan import PromptPlan
     from rosi_edge.records.hardening import TransferredFile, TransferReport
 
@@ -52,21 +52,6 @@ def refuse_search_options() -> None:
                 f"{parameter.opts[-1]} belongs to a search, and --from brings an edit that has been found",
                 f"Leave out {parameter.opts[-1]} or --from",
             )
-
-
-def transfer_options(options: HardenOptions, *, evaluate: bool) -> TransferOptions:
-    from rosi_edge.hardening.transfer import TransferOptions
-
-    return TransferOptions(
-        rounding=options.rounding,
-        min_delivered=options.min_delivered,
-        promotion=options.promotion,
-        imatrix=options.imatrix,
-        evaluate=evaluate,
-        max_tokens=options.max_tokens,
-        force=options.force,
-        engine=options.engine,
-    )
 
 
 def targets_of(pairs: Sequence[tuple[str, Path]], progress: Progress) -> list[Target]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -11,13 +11,17 @@ import numpy as np
 
 from rosi_edge import __version__
 from rosi_edge.baking.measure import BakedTensor
-from rosi_edge.basics.statistics import Estimate, proportion
+from rosi_edge.basics.statistics import proportion
+from rosi_edge.basics.stopwatch import Stopwatch
 from rosi_edge.direction.difference import Directions
 from rosi_edge.evaluation.as_figures import figures, prompt_set_facts, report_changes
-from rosi_edge.evaluation.behaviour import Behaviour, Changes
+from rosi_edge.evaluation.behaviour import Behaviour
 from rosi_edge.evaluation.stress import Stress
-from rosi_edge.inspection import Inspection
-from rosi_edge.models.architectures import WriteMatrix
+from rosi_edge.hardening.delivery import Delivery
+from rosi_edge.hardening.opened import OpenModel
+from rosi_edge.hardening.options import HardenOptions
+from rosi_edge.hardening.verdict import Measured
+from rosi_edge.models.architectures import WriteMatrix, expert_counts
 from rosi_edge.prompts.plan import PromptPlan
 from rosi_edge.records import hardening as schema
 from rosi_edge.records.facts import (
@@ -30,78 +34,53 @@ from rosi_edge.search.result import FrontierPoint, SearchResult
 
 
 @dataclass(frozen=True)
-class RoundingCheck:
-    """The file against the exact edit, an adapter, on the choosing prompts.
-
-    Attributes:
-        kl: KL(adapter ‖ file) of the first answer token on harmless prompts, nats.
-    """
-
-    adapter_refusal: Estimate
-    file_refusal: Estimate
-    adapter_compliance: Estimate
-    file_compliance: Estimate
-    kl: Estimate | None
-
-
-@dataclass(frozen=True)
 class Run:
     """Everything a report is made of.
 
     Attributes:
-        matrices: every write matrix of the model.
-        max_kl: the limit that held while choosing, nats; None where there was none.
         chosen: None when no point was good enough.
+        measured: the written file; None where there is none, or it was not measured.
         paper: the best point of the paper's method under the same constraints; None when it was not looked
             for.
-        findings: sentences about what was noticed on the way.
+        findings: sentences about what was noticed until the choice.
     """
 
-    inspection: Inspection
-    reference: str
-    matrices: Sequence[WriteMatrix]
+    model: OpenModel
+    options: HardenOptions
     prompts: PromptPlan
     judge: str
-    max_tokens: int
-    method: schema.Method
-    max_kl: float | None
-    rounding: str
     directions: Directions
     search: SearchResult
     chosen: FrontierPoint | None
     before: Behaviour
-    after: Behaviour | None
-    changes: Changes | None
-    rounding_check: RoundingCheck | None
+    measured: Measured | None
+    rounding_check: schema.RoundingCheck | None
     stress_before: Stress | None
     stress_after: Stress | None
-    baked: Sequence[BakedTensor]
+    delivery: Delivery | None
     paper: FrontierPoint | None
     findings: Sequence[str]
     verdict: schema.Verdict
     written: OutputFile | None
-    stages: Mapping[str, float]
-    seconds: float
-    seed: int
-    command: str
 
 
 def hardening_report(run: Run) -> schema.HardeningReport:
     """``report.json``."""
     layer = run.chosen.layer if run.chosen else run.search.frontier[0].layer
+    options, inspection = run.options, run.model.inspection
     return schema.HardeningReport(
         verdict=run.verdict,
-        findings=tuple(run.findings),
-        model=ModelFacts.of(run.inspection, run.reference or str(run.inspection.path)),
+        findings=tuple(_findings(run)),
+        model=ModelFacts.of(inspection, options.reference or str(inspection.path)),
         output=run.written,
         before=figures(run.before),
-        after=figures(run.after) if run.after else None,
-        rounding_check=_rounding_check(run),
+        after=figures(run.measured.after) if run.measured else None,
+        rounding_check=run.rounding_check,
         stress=_stress(run),
-        changes=report_changes(run.changes) if run.changes else None,
+        changes=report_changes(run.measured.changes) if run.measured else None,
         evaluation=EvaluationFacts(
             judge=run.judge,
-            max_tokens=run.max_tokens,
+            max_tokens=options.max_tokens,
             prompt_sets=prompt_set_facts(run.prompts.reporting),
         ),
         direction=schema.DirectionFacts.of(
@@ -116,30 +95,38 @@ def hardening_report(run: Run) -> schema.HardeningReport:
         injection=_injection(run),
         frontier=_frontier(run),
         paper=_point(run.paper, chosen=False) if run.paper else None,
-        timing=schema.Timing(
-            stages={stage: round(seconds, 2) for stage, seconds in run.stages.items()},
-            total=round(run.seconds, 2),
-        ),
+        timing=timing(run.model.watch),
         tool=ToolFacts(
             version=__version__,
             llama_cpp_python=version("llama-cpp-python"),
-            seed=run.seed,
-            command=run.command,
+            seed=options.seed,
+            command=options.command,
         ),
         generated=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
-def _rounding_check(run: Run) -> schema.RoundingCheck | None:
-    check = run.rounding_check
-    if check is None:
-        return None
-    return schema.RoundingCheck(
-        adapter_harmful_refusal=check.adapter_refusal,
-        file_harmful_refusal=check.file_refusal,
-        adapter_benign_compliance=check.adapter_compliance,
-        file_benign_compliance=check.file_compliance,
-        kl_between=check.kl,
+def _findings(run: Run) -> Iterator[str]:
+    if run.prompts.about:
+        yield run.prompts.about
+    yield from run.findings
+    edits = run.chosen.edits if run.chosen else ()
+    edited = {edit.matrix: edit.tensor for edit in edits if edit.expert is not None}
+    counts = expert_counts(run.model.matrices)
+    total = sum(counts[tensor] for tensor in set(edited.values()))
+    if len(edited) != total:
+        yield (
+            f"{len(edited)} of {total} experts were edited; the others were sent too few of the calibration "
+            "prompts to tell what they answer to."
+        )
+    if run.delivery is not None and run.delivery.correction is not None:
+        yield run.delivery.correction.describe()
+
+
+def timing(watch: Stopwatch) -> schema.Timing:
+    return schema.Timing(
+        stages={stage: round(seconds, 2) for stage, seconds in watch.stages.items()},
+        total=round(watch.total, 2),
     )
 
 
@@ -201,14 +188,14 @@ def edited_tensors(
 
 
 def _injection(run: Run) -> schema.Injection:
-    tensors = edited_tensors(run.matrices, run.baked)
+    tensors = edited_tensors(run.model.matrices, run.delivery.baked if run.delivery else ())
     return schema.Injection(
-        method=run.method,
-        rounding=run.rounding,
+        method=run.options.method,
+        rounding=run.options.rounding,
         setting=run.chosen.setting if run.chosen else "",
         strength=run.chosen.strength if run.chosen else 0.0,
         min_compliance=run.search.floor,
-        max_kl=run.max_kl,
+        max_kl=run.options.max_kl,
         delivered=float(np.mean([t.delivered for t in tensors])) if tensors else None,
         tensors=tensors,
     )

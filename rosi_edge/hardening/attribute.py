@@ -218,7 +218,9 @@ class Attribute:
             guarded = harmful.take(GUARDED[wanted], seed) if len(harmful) else None
             return replace(RequestSets(*groups), guarded=guarded)
 
-        return PromptPlan(part(Part.CALIBRATION), part(Part.CHOOSING), part(Part.REPORTING), self.names)
+        return PromptPlan(
+            part(Part.CALIBRATION), part(Part.CHOOSING), part(Part.REPORTING), self.names, self.sentence
+        )
 
     def _name_of(self, kind: Kind) -> str:
         names = {Kind.HARMFUL: self.names.harmful, Kind.HARMLESS: self.names.harmless}

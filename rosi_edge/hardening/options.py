@@ -28,6 +28,7 @@ class HardenOptions:
         promotion: which larger types a tensor may get that cannot hold it.
         imatrix: an importance matrix for requantization, as the rounding or as what it is compared with.
         compare_rounding: also measure what requantization would have delivered.
+        evaluate: measure files that only get the edit before and after, and keep only what was hardened.
         stress: harmful requests put under attack before and after; 0 for none.
         paper: look for the paper's method at the same constraints, to show beside the conditional one.
         force: write the file whatever the verdict, unless it refuses harmful requests less (if nothing keeps
@@ -46,6 +47,7 @@ class HardenOptions:
     promotion: Promotion = AUTO
     imatrix: Path | None = None
     compare_rounding: bool = False
+    evaluate: bool = True
     stress: int = 8
     paper: bool = True
     engine: EngineOptions = field(default_factory=EngineOptions)
@@ -54,6 +56,16 @@ class HardenOptions:
     reference: str = ""
     command: str = ""
     seed: int = 0
+
+    @property
+    def max_kl(self) -> float | None:
+        """The limit that holds while choosing, nats; None where there is none."""
+        return self.conditional.max_kl if self.method == "conditional" else None
+
+    @property
+    def choosing_tokens(self) -> int:
+        """Answer length of the search."""
+        return self.conditional.max_tokens if self.method == "conditional" else self.search.max_tokens
 
     def check(self) -> None:
         """Refuse what does not go together, or cannot be opened or written, before anything long begins.

@@ -60,12 +60,17 @@ HARM = SetNames()
 
 @dataclass(frozen=True)
 class PromptPlan:
-    """The three parts; they never share a prompt."""
+    """The three parts; they never share a prompt.
+
+    Attributes:
+        about: what a reader of a report must know of these requests; empty for harm itself.
+    """
 
     calibration: RequestSets
     choosing: RequestSets
     reporting: RequestSets
     names: SetNames = HARM
+    about: str = ""
 
 
 def plan_prompts(

@@ -231,18 +231,11 @@ class BakePane(StepPane):
 
     def _finished(self, keep: bool, folder: Path) -> HardeningReport:
         wizard, session = self.wizard, self.session
-        asked = session.options
         repeating = wizard.choices.repeating(by_hand=wizard.by_hand, force=keep)
-        session.options = replace(asked, command=repeating.command(folder), force=keep)
-        try:
-            report = session.finish()
-        finally:
-            session.options = asked
+        report = session.finish(command=repeating.command(folder), force=keep)
         # Only now: what goes wrong before this costs neither the file nor what was measured of it.
         self._whole = None
-        if wizard.attribute is None:
-            return report
-        return report.model_copy(update={"findings": (wizard.attribute.sentence, *report.findings)})
+        return report
 
     def forget(self) -> None:
         self._whole = None
