@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 from test_layers import ORDER
 
@@ -53,3 +55,32 @@ def test_pages_name_the_tag_of_this_version() -> None:
     text = "\n".join(path.read_text("utf-8") for path in pages if path.is_file())
     tags = re.findall(r"(?:rosi-edge@|rev: )v(\S+)", text)
     assert set(tags) == {__version__}
+
+
+def docs_update() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_update", ROOT / "docs" / "update.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_help_in_the_docs_is_current() -> None:
+    """``python docs/update.py`` writes it anew."""
+    update = docs_update()
+    pages = {path.name: path.read_text("utf-8") for path in ROOT.glob("docs/*.md")}
+    assert {name for name, text in pages.items() if update.updated(text) != text} == set()
+    asked = re.findall(r"<!-- help ([\w ]+) -->", "\n".join(pages.values()))
+    assert sorted(asked) == sorted(update.commands())
+
+
+def test_the_readme_is_read_in_a_minute() -> None:
+    assert len(page("README.md").split()) < 500
+
+
+def test_figures_of_the_readme_are_those_that_were_measured() -> None:
+    table = page("README.md").partition("<!-- figures -->")[2].partition("<!-- /figures -->")[0]
+    figures = re.findall(r"\d\.\d\d \(\d\.\d\d to \d\.\d\d\)", table)
+    assert len(figures) == 8
+    measured = page("docs/measured.md")
+    assert [figure for figure in figures if figure not in measured] == []
