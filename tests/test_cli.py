@@ -43,7 +43,7 @@ def test_help_and_version(tmp_path: Path) -> None:
     assert (harden.code, harden.error) == (0, "")
     flags = (
         "--output --method --layer --alpha --min-compliance --max-kl --trials --time-limit --storage "
-        "--no-paper --elicit --rounding --min-delivered --promote --compare-rounding --stress --adapter "
+        "--no-paper --elicit --rounding --min-delivered --promote --stress --adapter "
         "--report -ngl -c -t -b"
     )
     for flag in flags.split():

@@ -28,7 +28,7 @@ BASIC = (
     *("method", "layer", "alpha", "min_compliance", "max_kl", "trials", "time_limit"),
     *("storage", "no_paper", "stress"),
 )
-FILE = ("rounding", "min_delivered", "promote", "imatrix", "compare_rounding", "adapter", "force")
+FILE = ("rounding", "min_delivered", "promote", "imatrix", "adapter", "force")
 PROMPTS = ("harmful", "harmless", "sounds_harmful", "attribute", "elicit")
 RUNTIME = ("threads", "context_size", "batch_size", "gpu_layers", "rpc", "template", "seed")
 ALL = (*BASIC, *FILE, *PROMPTS, *RUNTIME)

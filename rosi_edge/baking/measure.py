@@ -41,7 +41,6 @@ class BakedTensor:
         promoted_from: the type it had, if that could not hold the edit.
         rescaled: whether its blocks got other scales, because the edit is larger than their steps.
         aim: how much of the edit was asked for, so that all of it arrives.
-        compared: figures of the rounding that was asked for as a comparison.
         estimate: see ``Figures``.
     """
 
@@ -51,7 +50,6 @@ class BakedTensor:
     noise: float
     promoted_from: str | None = None
     aim: float = 1.0
-    compared: Figures | None = None
     rescaled: bool = False
     estimate: Estimate | None = None
 

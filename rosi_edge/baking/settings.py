@@ -27,7 +27,6 @@ class BakeSettings:
         min_delivered: the share of its push that each edit must deliver; None for any.
         promotion: which larger types a tensor of a GGUF file may get that does not deliver it; a checkpoint
             keeps its types.
-        compare: another rounding to measure on the same edits; nothing of it is written.
         declared: what the edits are a corrected form of, one for each and with its output; where they differ
             a GGUF file declares both. None for the edits themselves.
         stop: set when nobody waits for the tensors any more.
@@ -39,6 +38,5 @@ class BakeSettings:
     aims: Mapping[str, Float32] = field(default_factory=dict)
     min_delivered: float | None = None
     promotion: Promotion = NEVER
-    compare: Rounding | None = None
     declared: Sequence[RankOneEdit] | None = None
     stop: threading.Event = field(default_factory=threading.Event)

@@ -19,9 +19,8 @@ from rosi_edge.models.checkpoint import Checkpoint
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.gguf_header import TensorInfo
 from rosi_edge.quantization.codec import dequantize_rows, quantize
-from rosi_edge.quantization.grid import can_rescale, grid_of, supported_grids
+from rosi_edge.quantization.grid import can_rescale, grid_of
 from rosi_edge.quantization.promotion import AUTO, types_to_try
-from rosi_edge.quantization.rounding import Rounding
 
 _CHUNK_VALUES = 1 << 21
 """Matrix elements handled at a time: 8 MiB as float32, whatever the model's size."""
@@ -79,7 +78,7 @@ def bake_tensor(
         short = _short_of(work.baked, settings)
         noise = max(result.noise for result in work.baked)
         if short is None and not noise > most_noise:
-            return _with_comparison(work, tensor, old, edits, settings)
+            return work
         if kind == tensor.type and settings.promotion == AUTO:
             # Other weights than the edited ones are exact as they are; a larger type that rounds them anew
             # may bring more noise than it saves.
@@ -147,7 +146,7 @@ def _attempt(
         blocks = _Blocks(tensor.type, matrices[number], kind, new[number], its, settings)
         rescaled = kind == tensor.type and blocks.large_change()
         blocks = replace(blocks, new_scales=rescaled or kind != tensor.type)
-        figures, aim = blocks.round(settings.rounding)
+        figures, aim = blocks.round()
         baked.append(
             BakedTensor(
                 name,
@@ -168,25 +167,6 @@ def _matrices(tensor: TensorInfo, data: Bytes) -> Bytes:
     """A tensor's bytes as (matrices, rows, bytes a row): one matrix, or one an expert."""
     rows, columns = tensor.shape[-2:]
     return data.reshape(-1, rows, data.size // (tensor.elements // columns))
-
-
-def _with_comparison(
-    work: RoundedTensor,
-    tensor: TensorInfo,
-    old: Bytes,
-    edits: Sequence[RankOneEdit],
-    settings: BakeSettings,
-) -> RoundedTensor:
-    """With the figures of the other rounding, in the tensor's own type, whatever it has got."""
-    if settings.compare is None or tensor.type not in supported_grids():
-        return work
-    matrices = _matrices(tensor, old)
-    baked = []
-    for result, its in zip(work.baked, by_matrix(edits).values(), strict=True):
-        own = matrices[its[0].expert or 0]
-        blocks = _Blocks(tensor.type, own, tensor.type, np.empty_like(own), its, settings)
-        baked.append(replace(result, compared=blocks.round(settings.compare)[0]))
-    return replace(work, baked=tuple(baked))
 
 
 @dataclass(frozen=True)
@@ -223,25 +203,26 @@ class _Blocks:
             np.add, (replace(edit, output=edit.output[part]).delta(strength) for edit in self.edits)
         )
 
-    def round(self, rounding: Rounding) -> tuple[Figures, float]:
+    def round(self) -> tuple[Figures, float]:
         """Fill the new rows; returns what arrived on the probes, and how much was asked for."""
         name = self.edits[0].matrix
         probe = Measure(self.edits, self.settings.probes[name])
         aim = self.settings.aims.get(name)
         if aim is None:
-            self._fill(rounding, 1.0, [probe])
+            self._fill(1.0, [probe])
             return probe.figures(), 1.0
         found = Measure(self.edits, aim)
-        self._fill(rounding, 1.0, [probe, found])
+        self._fill(1.0, [probe, found])
         delivered = found.figures().delivered
-        if rounding.aims and delivered > _LEAST_AIM and abs(delivered - 1) > _AIM_TOLERANCE:
+        if self.settings.rounding.aims and delivered > _LEAST_AIM and abs(delivered - 1) > _AIM_TOLERANCE:
             probe = Measure(self.edits, self.settings.probes[name])
-            self._fill(rounding, 1.0 / delivered, [probe])
+            self._fill(1.0 / delivered, [probe])
             return probe.figures(), 1.0 / delivered
         return probe.figures(), 1.0
 
-    def _fill(self, rounding: Rounding, strength: float, measures: Sequence[Measure]) -> None:
+    def _fill(self, strength: float, measures: Sequence[Measure]) -> None:
         name, columns = self.edits[0].matrix, len(self.edits[0].input)
+        rounding = self.settings.rounding
         # What a rounding is told of a change that is no longer of rank one, or holds more than the edits.
         main = leading(self.edits).scaled(strength)
         for part in _row_chunks(len(self.old), columns):

@@ -69,8 +69,6 @@ if TYPE_CHECKING:
               help="Share of its edit that every tensor must hold (grid).")  # fmt: skip
 @click.option("--promote", default="auto", metavar="auto|never|TYPE", show_default=True,
               help="Larger type for tensors that cannot hold their edit (grid).")  # fmt: skip
-@click.option("--compare-rounding", is_flag=True,
-              help="Also measure what plain requantization would have delivered.")  # fmt: skip
 @click.option("--stress", type=click.IntRange(0), default=8, show_default=True, metavar="N",
               help="Harmful requests put under attack before and after; 0 for none.")  # fmt: skip
 @click.option("--harmful", type=PATH, help="Harmful requests, split into parts by the tool.")

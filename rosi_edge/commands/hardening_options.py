@@ -61,7 +61,6 @@ def hardening_options(
         min_delivered=values["min_delivered"],
         promotion=promotion_of(values["promote"]),
         imatrix=values["imatrix"],
-        compare_rounding=values["compare_rounding"],
         stress=values["stress"],
         paper=not values["no_paper"],
         engine=engine_options(**{name: values[name] for name in RUNTIME}),

@@ -30,7 +30,6 @@ _SEARCHING = frozenset(
         "time_limit",
         "storage",
         "no_paper",
-        "compare_rounding",
         "stress",
         "elicit",
         "attribute",

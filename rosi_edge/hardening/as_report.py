@@ -179,8 +179,6 @@ def edited_tensors(
             noise=tensor.noise,
             promoted_from=tensor.promoted_from,
             rescaled=tensor.rescaled,
-            requantized_delivered=tensor.compared.delivered if tensor.compared else None,
-            requantized_noise=tensor.compared.noise if tensor.compared else None,
             estimate=tensor.estimate,
         )
         for tensor in baked

@@ -116,8 +116,7 @@ class Delivery:
         self._model.engines.apply((), None, progress)
         engine = self._model.engines.original(progress)
         probes, aims = unseen_inputs(engine, self._prompts.choosing, edits, progress)
-        requantize = Requantize(self._model.importance)
-        rounding: Rounding = requantize
+        rounding: Rounding = Requantize(self._model.importance)
         factors: Mapping[str, InputFactor] = {}
         if grid:
             factors = shared.read(engine, calibration, edits, progress, known)
@@ -129,7 +128,6 @@ class Delivery:
             aims,
             min_delivered=options.min_delivered if grid else None,
             promotion=options.promotion,
-            compare=requantize if options.compare_rounding else None,
             declared=edits,
         )
         corrects = grid and isinstance(self._model.weights, GgufFile)

@@ -26,8 +26,7 @@ class HardenOptions:
         max_tokens: answer length in the evaluation before and after.
         min_delivered: share of its edit that every tensor of the file must hold (grid rounding).
         promotion: which larger types a tensor may get that cannot hold it.
-        imatrix: an importance matrix for requantization, as the rounding or as what it is compared with.
-        compare_rounding: also measure what requantization would have delivered.
+        imatrix: an importance matrix for requantization.
         evaluate: measure files that only get the edit before and after, and keep only what was hardened.
         stress: harmful requests put under attack before and after; 0 for none.
         paper: look for the paper's method at the same constraints, to show beside the conditional one.
@@ -46,7 +45,6 @@ class HardenOptions:
     min_delivered: float = 0.95
     promotion: Promotion = AUTO
     imatrix: Path | None = None
-    compare_rounding: bool = False
     evaluate: bool = True
     stress: int = 8
     paper: bool = True
@@ -73,10 +71,10 @@ class HardenOptions:
         Raises:
             RosiEdgeError: what is wrong, in the words of the flags.
         """
-        if self.imatrix is not None and self.rounding == "grid" and not self.compare_rounding:
+        if self.imatrix is not None and self.rounding == "grid":
             raise RosiEdgeError(
-                "--imatrix is for requantization, and grid rounding does not quantize again",
-                "Add --rounding requantize, or --compare-rounding to compare with it, or leave --imatrix out",
+                "--imatrix is for --rounding requantize only",
+                "Add --rounding requantize, or leave --imatrix out",
             )
         if self.rounding == "requantize" and self.promotion not in (AUTO, NEVER):
             raise RosiEdgeError(

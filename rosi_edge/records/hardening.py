@@ -103,7 +103,8 @@ class EditedTensor(Record):
             change.
         promoted_from: the type it had before, if that could not hold the edit.
         rescaled: whether its blocks got other scales, because the edit is larger than their steps.
-        requantized_delivered, requantized_noise: what plain requantization would have given, on request.
+        requantized_delivered, requantized_noise: what plain requantization would have given; in reports up to
+            0.1 only.
         estimate: what was delivered, with its interval over the inputs that it was measured on; None where
             they were too few.
     """

@@ -57,12 +57,6 @@ def delivered_summary(report: HardeningReport) -> str:
         f"over the {len(tensors)} matrices; the share is between {numbers.percent(min(shares))} and "
         f"{numbers.percent(max(shares))}, in the median {numbers.percent(median(shares))}."
     )
-    compared = [t.requantized_delivered for t in tensors if t.requantized_delivered is not None]
-    if compared:
-        text += (
-            f" Plain requantization would have delivered {numbers.percent(min(compared))} to "
-            f"{numbers.percent(max(compared))} of it, in the median {numbers.percent(median(compared))}."
-        )
     return f"{text}\n\n{promotion_words(report)}"
 
 
@@ -87,11 +81,9 @@ def every_tensor(report: HardeningReport) -> str:
     tensors = report.injection.tensors
     if not tensors:
         return ""
-    compared = any(tensor.requantized_delivered is not None for tensor in tensors)
     head = ["Matrix", "Type", "Arrived", "Error, in parts of the wanted change"]
-    head += ["Arrived if requantized", "Error if requantized"] if compared else []
     rows = [
-        _tensor_cells(tensor, compared)
+        _tensor_cells(tensor)
         for tensor in sorted(tensors, key=lambda tensor: abs(tensor.delivered - 1.0), reverse=True)
     ]
     note = (
@@ -99,22 +91,15 @@ def every_tensor(report: HardeningReport) -> str:
         "edit was fitted to, or, for an expert that hardly any token was sent to, inputs in their stead."
     )
     known = any(tensor.estimate is not None for tensor in tensors)
-    return "\n\n".join([table(head, rows, "llrrrr"), *([note] if known else [])])
+    return "\n\n".join([table(head, rows, "llrr"), *([note] if known else [])])
 
 
-def _tensor_cells(tensor: EditedTensor, compared: bool) -> list[str]:
+def _tensor_cells(tensor: EditedTensor) -> list[str]:
     kind = plain(tensor.type) + (f", was {plain(tensor.promoted_from)}" if tensor.promoted_from else "")
     kind += ", other scales" if tensor.rescaled else ""
-    cells = [
+    return [
         code(tensor.name, in_table=True),
         kind,
         numbers.percent(tensor.delivered) if tensor.estimate is None else numbers.rate(tensor.estimate),
         f"{tensor.noise:.2f}",
     ]
-    if compared:
-        share, noise = tensor.requantized_delivered, tensor.requantized_noise
-        cells += [
-            "" if share is None else numbers.percent(share),
-            "" if noise is None else f"{noise:.2f}",
-        ]
-    return cells

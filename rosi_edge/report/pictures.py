@@ -58,7 +58,6 @@ _RING: dict[str, Any] = {
     "markerfacecolor": "none",
     "markeredgecolor": INK,
 }
-_CROSS: dict[str, Any] = {"linestyle": "none", "marker": "x", "markersize": 5, "color": GREY}
 
 _BARS = (
     ("harmful_refusal_rate", "refuses harmful", "higher is better"),
@@ -232,26 +231,18 @@ def delivered_by_tensor(report: HardeningReport) -> Figure:
 
 
 def _mark(axes: Axes, group: list[EditedTensor], aside: float) -> None:
-    """Rings around matrices of a larger type, crosses for what requantization would have delivered."""
+    """Rings around matrices of a larger type."""
     promoted = [tensor for tensor in group if tensor.promoted_from]
     axes.plot(
         [tensor.block + aside for tensor in promoted],
         [tensor.delivered for tensor in promoted],
         **_RING,
     )
-    compared = [
-        (tensor.block + aside, tensor.requantized_delivered)
-        for tensor in group
-        if tensor.requantized_delivered is not None
-    ]
-    axes.plot([place for place, _ in compared], [share for _, share in compared], **_CROSS)
 
 
 def _name_marks(axes: Axes, tensors: Sequence[EditedTensor]) -> None:
     if any(tensor.promoted_from for tensor in tensors):
         axes.plot([], [], label="stored in a larger type than before", **_RING)
-    if any(tensor.requantized_delivered is not None for tensor in tensors):
-        axes.plot([], [], label="what plain requantization would give", **_CROSS)
 
 
 def before_after(report: HardeningReport) -> Figure:

@@ -51,7 +51,7 @@ def test_defaults_are_those_of_the_library(
     result, (options,) = run()
     assert result.exit_code == 0, result.output
     library = HardenOptions()
-    for name in ("rounding", "method", "min_delivered", "promotion", "compare_rounding", "stress", "paper"):
+    for name in ("rounding", "method", "min_delivered", "promotion", "stress", "paper"):
         assert getattr(options, name) == getattr(library, name), name
     assert options.conditional == ConditionalOptions(folder=tmp_path / "cache" / "searches")
     assert (options.method, options.rounding) == ("conditional", "grid")
@@ -66,7 +66,6 @@ def test_every_option_arrives(run: Callable[..., tuple[Result, list[HardenOption
             "0.8",
             "--promote",
             "never",
-            "--compare-rounding",
             "--stress",
             "0",
             "--no-paper",
@@ -84,7 +83,7 @@ def test_every_option_arrives(run: Callable[..., tuple[Result, list[HardenOption
     assert (options.search.layers, options.search.strength) == ((3,), 0.5)
     assert options.min_delivered == 0.8
     assert options.promotion == "never"
-    assert (options.compare_rounding, options.stress, options.paper) == (True, 0, False)
+    assert (options.stress, options.paper) == (0, False)
 
 
 def test_a_type_to_promote_to_may_be_named(run: Callable[..., tuple[Result, list[HardenOptions]]]) -> None:

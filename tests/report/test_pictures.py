@@ -221,19 +221,6 @@ def test_delivered_draws_every_matrix(report: HardeningReport) -> None:
     assert [list(ring.get_ydata()) for ring in rings if len(ring.get_ydata())] == [[0.98]]
 
 
-def test_delivered_sets_requantization_beside(
-    report: HardeningReport, build: Callable[..., HardeningReport]
-) -> None:
-    compared = tuple(
-        tensor.model_copy(update={"requantized_delivered": tensor.block / 50})
-        for tensor in report.injection.tensors
-    )
-    injection = report.injection.model_copy(update={"tensors": compared})
-    (axes,) = drawn(pictures.delivered_by_tensor, build(injection=injection)).axes
-    crosses = [y for line in axes.lines if line.get_marker() == "x" for y in line.get_ydata()]
-    assert sorted(crosses) == sorted(tensor.requantized_delivered for tensor in compared)  # type: ignore[type-var]
-
-
 @pytest.mark.parametrize("sides", [1, 2])
 def test_bars_have_the_values_and_intervals(sides: int, build: Callable[..., HardeningReport]) -> None:
     report = build(**({"after": None} if sides == 1 else {}))

@@ -92,7 +92,6 @@ def test_a_refusal_stands_in_the_panel(play: Play) -> None:
         ("attribute", "unknowable", Step.CHECKUP),
         ("storage", "sqlite:///shared.db", Step.CALIBRATE),
         ("no_paper", YES, Step.CALIBRATE),
-        ("compare_rounding", YES, Step.TRY),
         ("adapter", "adapter.gguf", Step.TRY),
         ("force", YES, Step.TRY),
     ],
@@ -120,7 +119,6 @@ def test_only_what_depends_on_a_setting_is_done_again(
             "attribute": not options.look and library.judges[-1] != library.judges[0],
             "storage": options.conditional.storage == "sqlite:///shared.db",
             "no_paper": not options.paper,
-            "compare_rounding": options.compare_rounding,
             "adapter": options.adapter == Path("adapter.gguf"),
             "force": options.force,
         }
@@ -139,7 +137,6 @@ def test_the_command_does_the_same(tmp_path: Path) -> None:
         context_size="2048",
         harmless="x y.txt",
         rounding="requantize",
-        compare_rounding=YES,
         no_paper=YES,
         force=YES,
         adapter="an adapter.gguf",
@@ -164,7 +161,7 @@ def test_the_command_does_the_same(tmp_path: Path) -> None:
     assert options.engine.context_size == 2048
     assert options.conditional.folder == tmp_path
     assert options.conditional.storage == f"sqlite:///{tmp_path}/search.db"
-    assert (options.compare_rounding, options.paper, options.force) == (True, False, True)
+    assert (options.paper, options.force) == (False, True)
     assert (options.adapter, options.imatrix) == (Path("an adapter.gguf"), Path("importance.gguf"))
     assert options.engine.rpc == ("one:1", "two:2")
 
