@@ -184,13 +184,13 @@ def test_the_command_hands_it_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert result.exit_code == 0, result.output
     _, _, prompts, judge, options, *_ = given
     assert prompts.names.harmful == "unknowable questions"
+    assert '"harmful" reads unknowable questions' in prompts.about
     assert prompts.choosing.harmful.name == "unknowable_choosing"
     assert judge.name == "phrases:unknowable"
     assert (options.look, options.elicitation) == (False, open_attribute("unknowable").elicitation(""))
     shown = " ".join(result.output.split())
     assert "declines unknowable questions" in shown
     assert "answers answerable questions that look unknowable" in shown
-    assert '"harmful" reads unknowable questions' in shown
 
 
 def test_the_command_refuses_what_cannot_be(tmp_path: Path) -> None:

@@ -493,7 +493,8 @@ def test_attacks_belong_to_the_options_and_to_the_file(
     """Stopped, asked for in another number, not asked for, and before another file is measured."""
     options = replace(OPTIONS, stress=2, force=True)
     original = ["Original model on the reporting prompts", "Jailbreaks on the original model"]
-    with HardeningSession(source, plan(), Changed(), options) as session:
+    prompts = replace(plan(), about="Attribute x: what the words mean")
+    with HardeningSession(source, prompts, Changed(), options) as session:
         session.calibrate()
         session.search()
         attacked.clear()
@@ -522,7 +523,10 @@ def test_attacks_belong_to_the_options_and_to_the_file(
         assert session.stress_before.requests == session.stress_after.requests == 3
         session.reconfigure(replace(options, stress=0))
         assert session.measure_before() is before
-        assert session.finish().stress is None
+        report = session.finish(command="rosi-edge harden", force=False)
+        assert report.stress is None
+        assert report.findings[0] == prompts.about
+        assert report.tool.command == "rosi-edge harden"
 
 
 def test_attacks_are_made_once_there_is_a_point_to_take(
