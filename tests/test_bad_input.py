@@ -311,7 +311,7 @@ def test_prompt_files(tiny_model: Path, tmp_path: Path, content_of_file: str | b
 def test_prompt_files_of_other_commands(tiny_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     refused(tmp_path, "extract", tiny_model, "-o", "out.gguf", "--harmful", path, words=("does not exist",))
-    refused(tmp_path, "eval", tiny_model, "--benign", tmp_path, words=("is a folder",))
+    refused(tmp_path, "eval", tiny_model, "--harmless", tmp_path, words=("is a folder",))
     path.write_text("only one\n")
     refused(
         tmp_path, "extract", tiny_model, "-o", "out.gguf", "--harmless", path, words=("a direction cannot",)

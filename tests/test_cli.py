@@ -59,13 +59,13 @@ def test_help_and_version(tmp_path: Path) -> None:
         ((), ""),
         (("frobnicate",), "frobnicate"),
         (("inspect",), "MODEL"),
-        (("harden", "x.gguf"), "--output"),
         (("harden", "x.gguf", "-o", "y.gguf", "--alpha", "strong"), "strong"),
         (("harden", "x.gguf", "-o", "y.gguf", "--alpha", "-3"), "-3"),
         (("harden", "x.gguf", "-o", "y.gguf", "--alpha", "nan"), "nan"),
         (("harden", "x.gguf", "-o", "y.gguf", "--layer", "1.5"), "1.5"),
         (("harden", "x.gguf", "-o", "y.gguf", "--min-compliance", "90"), "90"),
         (("harden", "x.gguf", "-o", "y.gguf", "--method", "magic"), "magic"),
+        (("eval", "x.gguf", "--benign", "y.txt"), "--benign is called --harmless"),
         (("harden", "x.gguf", "-o", "y.gguf", "--time-limit", "soon"), "soon"),
     ],
 )
@@ -156,7 +156,7 @@ def test_eval(tiny_model: Path, tmp_path: Path) -> None:
     write_requests(tmp_path, 8)
     found = rosi_edge(
         tmp_path, "eval", tiny_model, "--base", tiny_model, "--harmful", "harmful.txt",
-        "--benign", "harmless.txt", "--sounds-harmful", "sounds-harmful.txt", "--json", *QUICK,
+        "--harmless", "harmless.txt", "--sounds-harmful", "sounds-harmful.txt", "--json", *QUICK,
     )  # fmt: skip
     assert found.code == 0, found.error
     facts = json.loads(found.out)
@@ -194,7 +194,7 @@ def test_an_interrupt_leaves_nothing(
 ) -> None:
     """Ctrl-C goes to the whole group, SIGTERM to the one process; both while the engine works (or starts)."""
     before = digest(tiny_model)
-    folder = tmp_path / "work"
+    folder = tmp_path / "w"  # a socket's whole path may have 107 characters
     folder.mkdir()
     # The bundled prompts, which take the tiny model far longer than this test waits.
     process = start(folder, ["harden", tiny_model, "-o", "out.gguf", "--adapter", "adapter.gguf", "-t", "1"])

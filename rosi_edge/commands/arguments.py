@@ -14,7 +14,7 @@ _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class Duration(click.ParamType[float]):
-    """Seconds, or a number with ``s``, ``m`` or ``h`` behind it."""
+    """Seconds, or a number followed by ``s``, ``m`` or ``h``."""
 
     name = "duration"
 
@@ -22,7 +22,7 @@ class Duration(click.ParamType[float]):
         found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)([smh]?)", str(value).strip(), re.ASCII)
         seconds = float(found[1]) * _SECONDS[found[2]] if found else math.nan
         if not seconds > 0:
-            self.fail(f"{value!r} is no length of time, such as 90, 10m or 1h", param, ctx)
+            self.fail(f"{value!r} is not a time: write 90, 10m or 1h", param, ctx)
         return seconds
 
 
@@ -66,7 +66,7 @@ class Sizes(click.ParamType[tuple[int, ...]]):
         try:
             sizes = tuple(int(part) for part in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r} is no list of numbers, such as 5,10,20", param, ctx)
+            self.fail(f"{value!r} is not a list of numbers: write 5,10,20", param, ctx)
         if not all(2 <= size <= 100_000 for size in sizes):
             self.fail("every size must be at least 2", param, ctx)
         return sizes

@@ -9,7 +9,13 @@ import click
 from rich.table import Table
 
 from rosi_edge.commands.arguments import PATH
-from rosi_edge.commands.options import engine_options, runtime_flags
+from rosi_edge.commands.options import (
+    engine_options,
+    harmful_option,
+    harmless_option,
+    runtime_flags,
+    sounds_harmful_option,
+)
 from rosi_edge.commands.output import (
     COULD_NOT_RUN,
     INTERRUPTED,
@@ -21,42 +27,38 @@ from rosi_edge.commands.output import (
 )
 
 
+def _renamed(ctx: click.Context, param: click.Parameter, value: object) -> None:
+    if value is not None:
+        raise click.UsageError("--benign is called --harmless since 0.2.0")
+
+
 @click.command(name="eval")
 @click.argument("model")
-@click.option("--base", help="The original model, to measure the change and the divergence from it.")
-@click.option(
-    "--suites",
-    metavar="LIST",
-    help="refusal, overrefusal, jailbreak, divergence, utility, stability, or all"
-    "  [default: refusal,overrefusal, and with --base divergence]",
-)
-@click.option("--harmful", type=PATH, help="Harmful requests instead of the bundled ones.")
-@click.option("--benign", type=PATH, help="Harmless requests instead of the bundled ones.")
-@click.option(
-    "--sounds-harmful", type=PATH, help="Benign requests that sound harmful, instead of the bundled ones."
-)
-@click.option("--xstest", type=PATH, help="A CSV file of XSTest, for the suite overrefusal.")
-@click.option(
-    "--attacks",
-    metavar="LIST",
-    help="Attacks of the suite jailbreak: names, OUTER+INNER, garak, or all  [default: all]",
-)
+@click.option("--base", help="The original model, to compare with.")
+@click.option("--suites", metavar="LIST",
+              help="What to measure: refusal, overrefusal, jailbreak, divergence, utility, stability, or all"
+                   "  [default: refusal,overrefusal, and with --base divergence]")  # fmt: skip
+@harmful_option
+@harmless_option
+@click.option("--benign", hidden=True, expose_value=False, callback=_renamed)
+@sounds_harmful_option
+@click.option("--xstest", type=PATH, help="XSTest as a CSV file, for the suite overrefusal.")
+@click.option("--attacks", metavar="LIST",
+              help="Attacks of the suite jailbreak: names, OUTER+INNER, garak, or all"
+                   "  [default: all]")  # fmt: skip
 @click.option("--utility", multiple=True, metavar="PATH|hf:ORG/DATASET",
-              help="Questions for the suite utility (MMLU, HellaSwag, ARC); may be given again"
-              "  [default: a bundled mini set]")  # fmt: skip
+              help="Questions for the suite utility (MMLU, HellaSwag, ARC). Can be repeated."
+                   "  [default: a built-in mini set]")  # fmt: skip
 @click.option("--text", type=PATH, help="Plain text for perplexity and for the long session.")
-@click.option(
-    "--stability-tokens",
-    type=click.IntRange(1000),
-    help="Length of the session of the suite stability  [default: 100000]",
-)
+@click.option("--stability-tokens", type=click.IntRange(1000),
+              help="Length of the session in the suite stability  [default: 100000]")  # fmt: skip
 @click.option("--judge", default="keyword", show_default=True, metavar="keyword|gguf:PATH|http:URL",
-              help="Who tells refused from complied: keywords, a guard model, or a server.")  # fmt: skip
-@click.option("--limit", type=click.IntRange(1), help="At most this many prompts or questions of each set.")
+              help="Who tells refusals from answers: keywords, a guard model, or a server.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(1), help="Prompts or questions of each set, at most.")
 @click.option("--max-tokens", type=click.IntRange(8, 1024), default=24, show_default=True,
               help="Tokens of each answer.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws the prompt sample.")
-@click.option("--fresh", is_flag=True, help="Measure again what an earlier call has measured.")
+@click.option("--fresh", is_flag=True, help="Measure everything again, even what an earlier run measured.")
 @click.option("--picture", type=PATH, help="Also draw the figures with their error bars (PNG).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @runtime_flags
@@ -70,7 +72,7 @@ def evaluate(
     as_json: bool,
     utility: tuple[str, ...],
     harmful: Path | None,
-    benign: Path | None,
+    harmless: Path | None,
     sounds_harmful: Path | None,
     xstest: Path | None,
     attacks: str | None,
@@ -83,7 +85,7 @@ def evaluate(
 ) -> None:
     """Measure refusal, compliance, jailbreaks, divergence and utility, with intervals.
 
-    What has been measured is kept: after Ctrl-C, the same command goes on where it stopped.
+    Results are kept: after Ctrl-C, the same command goes on where it stopped.
     """
     from rosi_edge.evaluation.run import EvaluateOptions, Named
     from rosi_edge.evaluation.run import evaluate as run
@@ -92,7 +94,7 @@ def evaluate(
 
     choices = Choices(
         harmful=harmful,
-        benign=benign,
+        benign=harmless,
         sounds_harmful=sounds_harmful,
         xstest=xstest,
         attacks=attacks,
@@ -106,7 +108,7 @@ def evaluate(
     )
     if picture is not None:
         refuse_to_overwrite(
-            [picture], [model, base, harmful, benign, sounds_harmful, runtime.get("template")]
+            [picture], [model, base, harmful, harmless, sounds_harmful, runtime.get("template")]
         )
     opened = open_suites(suites, choices)
     options = EvaluateOptions(judge=judge, engine=engine_options(**runtime), fresh=fresh)
@@ -121,9 +123,7 @@ def evaluate(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        click.echo(
-            "rosi-edge: interrupted; what was measured is kept: run the same command to go on", err=True
-        )
+        click.echo("rosi-edge: interrupted. Results so far are kept: run the same command to go on", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
     if picture is not None:
         from rosi_edge.report.pictures import draw_evaluation

@@ -13,6 +13,8 @@ from rosi_edge.commands.options import (
     elicit_option,
     elicitation_of,
     engine_options,
+    harmful_option,
+    harmless_option,
     runtime_flags,
 )
 from rosi_edge.commands.output import (
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model")
 @click.option("-o", "--output", type=PATH, required=True, help="The control vector to write (GGUF).")
-@click.option("--harmful", type=PATH, help="Harmful requests instead of the bundled ones.")
-@click.option("--harmless", type=PATH, help="Harmless requests instead of the bundled ones.")
+@harmful_option
+@harmless_option
 @elicit_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @runtime_flags
@@ -43,7 +45,7 @@ def extract(
     as_json: bool,
     **runtime: Any,
 ) -> None:
-    """Measure the safety direction of every layer and write it as a control vector."""
+    """Measure the refusal direction of every layer and write it as a control vector."""
     import json
     from dataclasses import asdict
 
@@ -95,7 +97,7 @@ def extract(
         "d′",
         "AUC",
         title="Separation by layer",
-        caption=f"in brackets: 95 % intervals; n = {sum(counts)}, prompts left out by turns",
+        caption=f"in brackets: 95 % intervals; n = {sum(counts)}, cross-validated in two folds",
     )
     for entry in directions.separation:
         table.add_row(

@@ -7,14 +7,22 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from rosi_edge.commands.arguments import PATH, Auto, Duration, Strength
+from rosi_edge.commands.default_output import free_output
+from rosi_edge.commands.harden_help import GroupedCommand
 from rosi_edge.commands.harden_output import show
 from rosi_edge.commands.hardening_options import hardening_options
-from rosi_edge.commands.options import elicit_option, runtime_flags
+from rosi_edge.commands.options import (
+    elicit_option,
+    harmful_option,
+    harmless_option,
+    runtime_flags,
+    sounds_harmful_option,
+)
 from rosi_edge.commands.output import FINDING, HARM_LABELS, progress_bar
 from rosi_edge.commands.quantizations import (
     exit_code,
@@ -25,73 +33,68 @@ from rosi_edge.commands.quantizations import (
 )
 from rosi_edge.errors import OutputError, RosiEdgeError
 
-if TYPE_CHECKING:
-    # Not at run time: what a report needs is slow to import.
-    pass
 
-
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("model")
-@click.option("-o", "--output", type=PATH, required=True,
-              help="The hardened file to write; of a checkpoint folder, a folder.")  # fmt: skip
-@click.option("--from", "source", type=PATH, metavar="SOURCE",
-              help="Search nothing: take the edit of a hardened file, folder or adapter.")  # fmt: skip
-@click.option("--also", type=(str, PATH), multiple=True, metavar="MODEL OUT",
-              help="Bake the same edit into another file of the model; may be given again.")  # fmt: skip
-@click.option("--no-evaluation", is_flag=True,
-              help="Do not measure what only gets the edit (--from, --also) before and after.")  # fmt: skip
+@click.option("-o", "--output", type=PATH,
+              help="The hardened file to write; a folder if MODEL is one  [default: MODEL-hardened.gguf, "
+                   "beside the model]")  # fmt: skip
+@click.option("--report", "report_folder", type=PATH, help="Folder for the report and its pictures.")
 @click.option("--method", type=click.Choice(["rosi", "conditional"]), default="conditional",
-              show_default=True, help="The input side of the edit: the paper's row mean, or fitted to answer "
-                                      "to harmful requests only.")  # fmt: skip
+              show_default=True, help="The paper's edit (rosi), or one that responds to harmful requests "
+                                      "only (conditional).")  # fmt: skip
+@click.option("--stress", type=click.IntRange(0), default=8, show_default=True, metavar="N",
+              help="Harmful requests to try with jailbreaks, before and after; 0 for none.")  # fmt: skip
+@click.option("--force", is_flag=True,
+              help="Keep the file even if the verdict is bad or no setting meets the limits. A file that "
+                   "refuses fewer harmful requests is never kept.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws the prompt sample.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--layer", type=Auto(int, 0), default="auto", show_default=True,
-              help="Layer of the direction.")  # fmt: skip
-@click.option("--alpha", type=Strength(), default="auto", show_default=True, help="Strength.")
+              help="Layer to take the refusal direction from.")  # fmt: skip
+@click.option("--alpha", type=Strength(), default="auto", show_default=True, help="Strength of the edit.")
 @click.option("--min-compliance", type=click.FloatRange(0, 1), default=None,
-              help="Lowest benign compliance allowed, on the choosing prompts  [default: 1 point under the "
-                   "original's; 2 with rosi]")  # fmt: skip
+              help="Smallest share of harmless choosing prompts that must still be answered  [default: "
+                   "1 point below the original's; 2 with rosi]")  # fmt: skip
 @click.option("--max-kl", type=click.FloatRange(0, min_open=True), default=0.10, show_default=True,
-              help="Highest KL divergence allowed, nats, on harmless choosing prompts "
+              help="Largest KL divergence from the original on harmless choosing prompts, in nats "
                    "(conditional).")  # fmt: skip
 @click.option("--trials", type=click.IntRange(1), default=10, show_default=True,
-              help="Settings tried by the search (conditional).")  # fmt: skip
-@click.option("--time-limit", type=Duration(), default=None, metavar="SECONDS",
-              help="Try no further setting after this long: 90, 10m, 1h (conditional).")  # fmt: skip
+              help="Settings to try (conditional).")  # fmt: skip
+@click.option("--time-limit", type=Duration(), default=None, metavar="TIME",
+              help="Try no more settings after this time: 90, 10m or 1h (conditional).")  # fmt: skip
 @click.option("--storage", metavar="URL",
-              help="Optuna storage that several searches share, such as sqlite:///search.db (conditional)  "
-                   "[default: a journal in the cache folder]")  # fmt: skip
+              help="Optuna storage, to share a search between processes, such as sqlite:///search.db "
+                   "(conditional)  [default: a journal in the cache folder]")  # fmt: skip
 @click.option("--no-paper", is_flag=True,
-              help="Do not look for the paper's method at the same constraints (conditional).")  # fmt: skip
+              help="Skip the comparison with the paper's method (conditional).")  # fmt: skip
 @click.option("--rounding", type=click.Choice(["requantize", "grid"]), default="grid",
-              show_default=True, help="How the edit is put into quantized blocks.")  # fmt: skip
-@click.option("--imatrix", type=PATH,
-              help="Importance matrix (llama-imatrix) of MODEL, for requantization.")  # fmt: skip
+              show_default=True, help="How edited weights are rounded: on their grid, by real inputs, or by "
+                                      "llama.cpp's quantizer (requantize).")  # fmt: skip
 @click.option("--min-delivered", type=click.FloatRange(0, 1), default=0.95, show_default=True,
-              help="Share of its edit that every tensor must hold (grid).")  # fmt: skip
+              help="Smallest share of its edit that each tensor must keep when rounded (grid).")  # fmt: skip
 @click.option("--promote", default="auto", metavar="auto|never|TYPE", show_default=True,
               help="Larger type for tensors that cannot hold their edit (grid).")  # fmt: skip
-@click.option("--stress", type=click.IntRange(0), default=8, show_default=True, metavar="N",
-              help="Harmful requests put under attack before and after; 0 for none.")  # fmt: skip
-@click.option("--harmful", type=PATH, help="Harmful requests, split into parts by the tool.")
-@click.option("--harmless", type=PATH, help="Harmless requests, likewise.")
-@click.option("--sounds-harmful", type=PATH, help="Benign requests that sound harmful, likewise.")
-@click.option("--attribute", metavar="NAME|FOLDER",
-              help="Make the model decline something else than harm: unknowable (questions that nobody can "
-                   "answer), or a folder with attribute.toml.")  # fmt: skip
-@elicit_option
+@click.option("--imatrix", type=PATH,
+              help="Importance matrix of MODEL, from llama-imatrix (requantize).")  # fmt: skip
 @click.option("--adapter", type=PATH, help="Also write the exact edit as a LoRA adapter (GGUF).")
-@click.option("--report", "report_folder", type=PATH, help="Folder for the report and its pictures.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws the prompt sample.")
-@click.option(
-    "--force",
-    is_flag=True,
-    help="Write the file whatever the verdict, unless it refuses harmful requests less; if nothing keeps the "
-    "constraints, the best balance.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("--from", "source", type=PATH, metavar="SOURCE",
+              help="Do not search: take the edit of a hardened file, folder or adapter.")  # fmt: skip
+@click.option("--also", type=(str, PATH), multiple=True, metavar="MODEL OUT",
+              help="Also put the edit into another file of the model. Can be repeated.")  # fmt: skip
+@click.option("--no-evaluation", is_flag=True,
+              help="Do not measure the files of --from and --also.")  # fmt: skip
+@harmful_option
+@harmless_option
+@sounds_harmful_option
+@click.option("--attribute", metavar="NAME|FOLDER",
+              help="Decline something other than harm: unknowable (questions that nobody can answer), or a "
+                   "folder with attribute.toml.")  # fmt: skip
+@elicit_option
 @runtime_flags
 def harden(
     model: str,
-    output: Path,
+    output: Path | None,
     source: Path | None,
     also: tuple[tuple[str, Path], ...],
     no_evaluation: bool,
@@ -105,8 +108,10 @@ def harden(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Harden MODEL into a new file, of the same types and size where they hold the edit, and prove what it
-    did."""
+    """Make MODEL refuse more harmful requests: find an edit, write it to a new file, and measure both.
+
+    Your own requests are split by the tool: some find the edit, some choose it, the rest measure it.
+    """
     # The flags that only steer the run are read by hardening_options.
     from rosi_edge.baking.inputs import SharedFactors
     from rosi_edge.basics.cache import cache_folder
@@ -131,8 +136,8 @@ def harden(
     )
     if no_evaluation and source is None and not also:
         raise RosiEdgeError(
-            "--no-evaluation is for files that get an edit that was found on another",
-            "Add --from or --also, or leave it out",
+            "--no-evaluation needs --from or --also",
+            "Add one of them, or leave --no-evaluation out",
         )
     if source is not None:
         refuse_search_options()
@@ -144,7 +149,9 @@ def harden(
         command=_command(storage),
     )
     options.check()
-    if not Path(model).is_dir():
+    if output is None:
+        output = free_output(model)
+    elif not Path(model).is_dir():
         checked_target(output)
     if report_folder is not None:
         check_folder(report_folder)

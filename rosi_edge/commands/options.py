@@ -14,19 +14,29 @@ from rosi_edge.errors import RosiEdgeError
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+harmful_option = click.option("--harmful", type=PATH, help="Your own harmful requests: a file, one on each "
+                              "line (text or JSON lines).")  # fmt: skip
+harmless_option = click.option("--harmless", type=PATH, help="Your own harmless requests.")
+sounds_harmful_option = click.option("--sounds-harmful", type=PATH,
+                                     help="Your own harmless requests that sound harmful.")  # fmt: skip
+elicit_option = click.option("--elicit", is_flag=False, flag_value="", default=None, metavar="[TEXT]",
+                             help="Measure the refusal direction under a safety system prompt: TEXT, or a "
+                                  "built-in one.")  # fmt: skip
+
+
 def runtime_flags(command: Command) -> Command:
-    for option in (
-        click.option("-t", "threads", type=click.IntRange(1), help="Threads (default: all cores)."),
+    for option in reversed((
+        click.option("-t", "threads", type=click.IntRange(1), help="Threads  [default: all cores]"),
+        click.option("-c", "context_size", type=click.IntRange(256), default=4096, show_default=True,
+                     help="Context size, shared by all prompts of a batch."),
         click.option("-b", "batch_size", type=click.IntRange(32), default=512, show_default=True,
                      help="Tokens in one batch."),
-        click.option("-c", "context_size", type=click.IntRange(256), default=4096, show_default=True,
-                     help="Context size that all prompts of a batch share."),
         click.option("-ngl", "gpu_layers", type=int, default=0, show_default=True,
-                     help="Layers to offload to the GPU (CUDA builds of llama-cpp-python)."),
+                     help="Layers to put on the GPU (needs a CUDA build of llama-cpp-python)."),
         click.option("--rpc", metavar="HOST:PORT,…", default=None,
-                     help="llama.cpp RPC servers that compute as well (builds with RPC)."),
-        click.option("--template", type=PATH, help="A chat template (Jinja) instead of the file's own."),
-    ):  # fmt: skip
+                     help="llama.cpp RPC servers that share the work (needs a build with RPC)."),
+        click.option("--template", type=PATH, help="Chat template (Jinja) to use instead of the file's own."),
+    )):  # fmt: skip
         command = option(command)
     return command
 
@@ -56,17 +66,6 @@ def read_text(path: Path) -> str:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RosiEdgeError(f"{path} cannot be read: {error}", "Give a UTF-8 text file") from error
-
-
-def elicit_option(command: Command) -> Command:
-    return click.option(
-        "--elicit",
-        is_flag=False,
-        flag_value="",
-        default=None,
-        metavar="[TEXT]",
-        help="Take the direction under a safety system prompt (a default one, or TEXT).",
-    )(command)
 
 
 def elicitation_of(elicit: str | None) -> str | None:

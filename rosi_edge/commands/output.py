@@ -121,5 +121,5 @@ def not_written(changes: Changes | None) -> str:
     from rosi_edge.hardening.verdict import costs_refusals
 
     if changes and costs_refusals(changes.harmful_refusal_rate, changes.guarded_refusal_rate):
-        return "not written: it refuses harmful requests less"
-    return "not written; --force writes it all the same"
+        return "not written: it refuses fewer harmful requests"
+    return "not written; --force keeps it anyway"

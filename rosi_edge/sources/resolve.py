@@ -10,6 +10,11 @@ from rosi_edge.sources.demo import demo_table, fetch_demo
 from rosi_edge.sources.hub import fetch_from_hub
 
 
+def is_fetched(reference: str) -> bool:
+    """Whether a MODEL argument names a model from elsewhere, not a path."""
+    return reference == "demo" or reference.startswith(("demo:", "hf:"))
+
+
 def resolve(reference: str, progress: Progress = SILENT) -> Path:
     """The file behind a MODEL argument, fetched first if need be.
 

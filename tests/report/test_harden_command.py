@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,12 @@ import gguf
 import pytest
 from click.testing import CliRunner, Result
 from report.sample_report import stress
+from split_gguf import split_gguf
+from tiny_gguf import write_tiny_llama
 
+from rosi_edge.commands.default_output import default_output, free_output
 from rosi_edge.commands.harden import harden
+from rosi_edge.commands.harden_help import GROUPS
 from rosi_edge.errors import RosiEdgeError
 from rosi_edge.hardening import session as hardening
 from rosi_edge.hardening import transfer
@@ -20,6 +25,62 @@ from rosi_edge.hardening.options import HardenOptions
 from rosi_edge.records.hardening import HardeningReport, Verdict
 from rosi_edge.search.options import ConditionalOptions
 from rosi_edge.sources import resolve as sources
+
+
+def test_every_option_stands_in_one_group_of_the_help() -> None:
+    options = [option.name for option in harden.params if isinstance(option, click.Option)]
+    assert sorted(chain.from_iterable(GROUPS.values())) == sorted(filter(None, options))
+    shown = CliRunner().invoke(harden, ["--help"]).output
+    titles = [line[:-1] for line in shown.splitlines() if line.endswith(":") and line[0] != " "]
+    assert titles == [*GROUPS, "Other", "Words"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "path", "output"),
+    [
+        ("models/m.q4.gguf", "models/m.q4.gguf", "models/m.q4-hardened.gguf"),
+        ("demo", "cache/models/demo/m.gguf", "m-hardened.gguf"),
+        ("hf:org/m:Q4_0", "cache/hub/m.Q4_0.gguf", "m.Q4_0-hardened.gguf"),
+        ("m-00001-of-00003.gguf", "m-00001-of-00003.gguf", "m-hardened.gguf"),
+        ("models/folder/", "models/folder", "{here}/models/folder-hardened"),
+        ("models/folder/.", "models/folder/.", "{here}/models/folder-hardened"),
+        ("hf:org/m", "models/folder", "m-hardened"),
+    ],
+)
+def test_where_a_hardened_model_goes(
+    reference: str, path: str, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("models/folder").mkdir(parents=True)
+    assert default_output(reference, Path(path)) == Path(output.format(here=tmp_path))
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize(
+    ("terminal", "answer", "runs"), [(False, "y", False), (True, "n", False), (True, "y", True)]
+)
+def test_without_a_name_nothing_is_replaced_unasked(
+    split: bool, terminal: bool, answer: str, runs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "m.gguf"
+    write_tiny_llama(model)
+    output = there = tmp_path / "m-hardened.gguf"
+    if split:
+        model, *_ = parts = split_gguf(model, tmp_path / "m", 8)
+        there = tmp_path / f"m-hardened-{parts[-1].stem[2:]}.gguf"
+    assert free_output(str(model)) == output
+    there.write_bytes(b"mine")
+    monkeypatch.setattr("sys.stdin.isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    asked: list[str] = []
+    monkeypatch.setattr(click, "confirm", lambda text, err: asked.append(text) or answer == "y")
+    if runs:
+        assert free_output(str(model)) == output
+    else:
+        with pytest.raises(RosiEdgeError, match=r"is there already\. Name another file with -o"):
+            free_output(str(model))
+    assert asked == ([f"{there} is there already. Replace it?"] if terminal else [])
+    assert there.read_bytes() == b"mine"
 
 
 @pytest.fixture
@@ -105,14 +166,14 @@ def test_lengths_of_time(
 def test_what_is_no_length_of_time(text: str, run: Callable[..., tuple[Result, list[HardenOptions]]]) -> None:
     result, asked = run("--time-limit", text)
     assert (result.exit_code, asked) == (2, [])
-    assert "such as 90, 10m or 1h" in " ".join(result.output.replace("│", " ").split())
+    assert "write 90, 10m or 1h" in " ".join(result.output.replace("│", " ").split())
 
 
 @pytest.mark.parametrize(
     ("flags", "word"),
     [
         (("--promote", "Q99"), "cannot be promoted to 'Q99'"),
-        (("--imatrix", "importance.gguf"), "grid rounding does not quantize again"),
+        (("--imatrix", "importance.gguf"), "for --rounding requantize only"),
         (("--promote", "Q8_0", "--rounding", "requantize"), "requantization keeps the types"),
         (("--storage", "nonsense"), "cannot be used"),
         (("--storage", "sqlite:///missing/folder/search.db"), "unable to open database file"),
@@ -194,7 +255,7 @@ def test_a_run_without_a_result(
     )
     result, _ = run(report=report)
     assert result.exit_code == 1
-    assert "not written; --force writes it all the same" in result.output
+    assert "not written; --force keeps it anyway" in result.output
     assert "direction none taken" in result.output
     for word in ("paper ", "rounding ", "delivered ", "finding "):
         assert f"\n{word}" not in result.output
