@@ -26,7 +26,7 @@ class Driver:
     """A pilot that waits for what it expects instead of for a time."""
 
     def __init__(self, wizard: Wizard, pilot: Pilot[Any], library: FakeLibrary) -> None:
-        self.wizard, self.pilot, self.library = wizard, pilot, library
+        self.wizard, self.journey, self.pilot, self.library = wizard, wizard.journey, pilot, library
 
     async def until(self, condition: Callable[[], object]) -> None:
         end = time.monotonic() + PATIENCE
@@ -38,7 +38,7 @@ class Driver:
         await self.pilot.pause()
 
     async def idle(self) -> None:
-        await self.until(lambda: self.wizard.jobs.current is None)
+        await self.until(lambda: self.journey.jobs.current is None)
 
     async def press(self, *keys: str) -> None:
         await self.pilot.press(*keys)
@@ -48,15 +48,15 @@ class Driver:
         """Wait until a step is shown, nothing works, and a key has somewhere to go."""
         await self.until(
             lambda: (
-                self.wizard.here is step
-                and self.wizard.jobs.current is None
+                self.journey.here is step
+                and self.journey.jobs.current is None
                 and self.wizard.focused is not None
             )
         )
 
     async def done(self, step: Step) -> None:
         """Wait until a step is done and nothing works."""
-        await self.until(lambda: step in self.wizard.done and self.wizard.jobs.current is None)
+        await self.until(lambda: step in self.journey.done and self.journey.jobs.current is None)
 
     async def to(self, step: Step) -> None:
         """From the start to a step, by Enter alone."""
@@ -119,5 +119,5 @@ def drive(
         asyncio.run(run())
     finally:
         library.gate.open()
-        wizard.close()
+        wizard.journey.close()
     return wizard

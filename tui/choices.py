@@ -9,12 +9,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from rosi_edge.commands.harden import harden
+from rosi_edge.commands.harden_help import GROUPS as HARDEN_GROUPS
 from rosi_edge.commands.hardening_options import hardening_options
 
 if TYPE_CHECKING:
@@ -24,18 +26,17 @@ if TYPE_CHECKING:
     from rosi_edge.hardening.options import HardenOptions
     from rosi_edge.prompts.plan import PromptPlan
 
-BASIC = (
-    *("method", "layer", "alpha", "min_compliance", "max_kl", "trials", "time_limit"),
-    *("storage", "no_paper", "stress"),
-)
-FILE = ("rounding", "min_delivered", "promote", "imatrix", "adapter", "force")
-PROMPTS = ("harmful", "harmless", "sounds_harmful", "attribute", "elicit")
-RUNTIME = ("threads", "context_size", "batch_size", "gpu_layers", "rpc", "template", "seed")
-ALL = (*BASIC, *FILE, *PROMPTS, *RUNTIME)
+_ELSEWHERE = ("output", "report_folder", "as_json", "source", "also", "no_evaluation")
+"""Options that have a field of their own in the wizard, or no use there."""
+GROUPS = {title: tuple(n for n in names if n not in _ELSEWHERE) for title, names in HARDEN_GROUPS.items()}
+"""What can be set, in the groups of the command's own help."""
+ALL = tuple(chain.from_iterable(GROUPS.values()))
 
-FOR_CALIBRATION = frozenset({"method", *PROMPTS, "template", "seed"})
+FOR_SESSION = frozenset({*GROUPS["Prompts"], "seed", "template"}) - {"elicit"}
+"""Options that a session is opened with for good."""
+FOR_CALIBRATION = FOR_SESSION | {"elicit", "method"}
 """Options on which the calibration depends, and all after it. How the model is run is not among them."""
-FOR_SEARCH = frozenset({*BASIC, "force"}) - {"method", "stress"}
+FOR_SEARCH = frozenset({*GROUPS["Search"], "force"})
 """Options on which the search depends, and all after it. The rest of them matter from the baking on."""
 
 YES = "yes"
@@ -156,11 +157,11 @@ class Choices:
         return shlex.join([*words, *(["--report", str(report)] if report else [])])
 
     def repeating(self, *, by_hand: tuple[int, float] | None = None, force: bool = False) -> Choices:
-        """The choices that lead to the same file without anybody looking on.
+        """The choices that lead to the same file without a hand on the slider.
 
         Args:
             by_hand: layer and strength of a point that the search had not taken.
-            force: the file was kept whatever the verdict.
+            force: the file was kept despite its verdict.
         """
         repeat = self.set(force=YES) if force else self
         if by_hand is not None:

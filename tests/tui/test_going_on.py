@@ -58,9 +58,9 @@ def test_a_search_half_way(play: Play, library: FakeLibrary) -> None:
         await driver.until(lambda: driver.shows("step 4, Strength"))
         await driver.press("enter")
         await driver.at(Step.STRENGTH)
-        assert driver.wizard.done == {Step.MODEL, Step.CHECKUP, Step.CALIBRATE}
+        assert driver.journey.done == {Step.MODEL, Step.CHECKUP, Step.CALIBRATE}
         await driver.press("enter")
-        await driver.until(lambda: Step.STRENGTH in driver.wizard.done)
+        await driver.until(lambda: Step.STRENGTH in driver.journey.done)
 
     play(first)
     library.gate.cancelled.clear()
@@ -85,7 +85,7 @@ def test_settings_are_kept_from_when_they_are_accepted(play: Play, library: Fake
 
     async def second(driver: Driver) -> None:
         await go_on(driver, Step.STRENGTH)
-        assert driver.wizard.choices.text("max_kl") == "0.5"
+        assert driver.journey.choices.text("max_kl") == "0.5"
         assert library.sessions[-1].options.conditional.max_kl == 0.5
 
     play(first)
@@ -183,7 +183,7 @@ def test_a_problem_ends_going_on_by_itself(play: Play, library: FakeLibrary) -> 
         await driver.until(lambda: driver.shows("not enough memory"))
         await driver.press("enter")
         await driver.done(Step.CALIBRATE)
-        assert driver.wizard.here is Step.CALIBRATE
+        assert driver.journey.here is Step.CALIBRATE
 
     play(first)
     play(second)
@@ -196,7 +196,7 @@ def test_all_done_is_not_gone_on_with(play: Play) -> None:
     async def second(driver: Driver) -> None:
         await driver.pilot.pause(0.3)
         assert len(driver.wizard.screen_stack) == 1
-        assert driver.wizard.here is Step.MODEL
+        assert driver.journey.here is Step.MODEL
 
     play(first)
     play(second)
@@ -208,7 +208,7 @@ def test_another_model_named_is_not_asked_about(play: Play, library: FakeLibrary
 
     async def second(driver: Driver) -> None:
         await driver.at(Step.CHECKUP)
-        assert driver.wizard.choices.model == str(library.model)
+        assert driver.journey.choices.model == str(library.model)
 
     play(first)
     play(second, model=str(library.model))

@@ -44,7 +44,7 @@ def test_a_file_dragged_in(play: Play, library: FakeLibrary) -> None:
         await driver.until(lambda: field.value == "/a/with space.gguf" and field.has_focus)
         await driver.press("enter")
         await driver.at(Step.CHECKUP)
-        assert driver.wizard.choices.model == "/a/with space.gguf"
+        assert driver.journey.choices.model == "/a/with space.gguf"
 
     play(script)
 
@@ -61,7 +61,7 @@ def test_the_browser_knows_models(play: Play, library: FakeLibrary) -> None:
         driver.wizard.screen.query_one(DirectoryTree).focus()
         await driver.press("down", "down", "enter")
         await driver.at(Step.CHECKUP)
-        assert Path(driver.wizard.choices.model).name == library.model.name
+        assert Path(driver.journey.choices.model).name == library.model.name
 
     play(script, size=(160, 50))
 
@@ -71,7 +71,7 @@ def test_named_on_the_command_line(play: Play, library: FakeLibrary) -> None:
         await driver.at(Step.CHECKUP)
         assert driver.shows("✓ yes")
 
-    assert play(script, model=str(library.model)).choices.model == str(library.model)
+    assert play(script, model=str(library.model)).journey.choices.model == str(library.model)
 
 
 def test_recent_models_come_first(play: Play, library: FakeLibrary, own_folder: Path) -> None:
@@ -85,7 +85,7 @@ def test_recent_models_come_first(play: Play, library: FakeLibrary, own_folder: 
         await driver.until(lambda: driver.shows("recent, 491 MB Q4_K_M"))
         await driver.press("enter")
         await driver.at(Step.CHECKUP)
-        assert driver.wizard.choices.model == str(library.model.absolute())
+        assert driver.journey.choices.model == str(library.model.absolute())
 
     play(first, model=str(library.model))
     play(second)
@@ -98,8 +98,8 @@ def test_another_model_starts_afresh(play: Play, library: FakeLibrary) -> None:
         await driver.at(Step.MODEL)
         await driver.press("down", "enter")
         await driver.at(Step.CHECKUP)
-        assert driver.wizard.choices.model == "demo:smollm2-135m"
-        assert driver.wizard.done == {Step.MODEL, Step.CHECKUP}
+        assert driver.journey.choices.model == "demo:smollm2-135m"
+        assert driver.journey.done == {Step.MODEL, Step.CHECKUP}
         await driver.until(lambda: library.sessions[0].closed)
         assert not library.sessions[1].closed
 

@@ -68,8 +68,8 @@ def test_a_problem_is_shown_and_the_step_can_be_taken_again(
         if step is not Step.CHECKUP:
             await driver.press("enter")
         expected = " ".join(words(error).split())
-        await driver.until(lambda: driver.wizard.jobs.current is None and driver.shows("✗", expected))
-        assert wizard.here is step
+        await driver.until(lambda: driver.journey.jobs.current is None and driver.shows("✗", expected))
+        assert wizard.journey.here is step
         if isinstance(error, EngineCrashError):
             assert driver.shows("the model is loaded anew")
         if isinstance(error, ZeroDivisionError):
@@ -101,7 +101,7 @@ def test_a_file_that_cannot_be_hardened(play: Play, library: FakeLibrary) -> Non
         await driver.at(Step.CHECKUP)
         assert driver.shows("✗ no: the file has no chat template", "[bold]evil[/]")
         await driver.press("f4")
-        assert driver.wizard.here is Step.CHECKUP
+        assert driver.journey.here is Step.CHECKUP
         await driver.press("enter")
         await driver.at(Step.MODEL)
 
@@ -149,17 +149,17 @@ def test_every_long_step_stops_within_a_second_and_goes_again(
         await driver.until(library.gate.waiting.is_set)
         start = time.monotonic()
         await driver.press("escape")
-        await driver.until(lambda: wizard.jobs.current is None)
+        await driver.until(lambda: wizard.journey.jobs.current is None)
         stopped = time.monotonic() - start
         assert driver.shows("■ Stopped. Nothing is lost")
         # Measured here on a fake; the allowance is for a busy machine, not for the wizard.
         assert stopped < 5, stopped
-        assert step not in wizard.done
+        assert step not in wizard.journey.done
         library.gate.open()
         await driver.pilot.pause(0.1)
         library.gate.cancelled.clear()
         await driver.press("enter")
-        await driver.until(lambda: step in wizard.done)
+        await driver.until(lambda: step in wizard.journey.done)
 
     play(script)
 
@@ -172,17 +172,17 @@ def test_work_goes_on_while_one_looks_elsewhere(play: Play, library: FakeLibrary
         await driver.press("enter")
         await driver.until(library.gate.waiting.is_set)
         await driver.press("f3")
-        assert driver.wizard.here is Step.CALIBRATE
+        assert driver.journey.here is Step.CALIBRATE
         await driver.press("tab", "f5")
         assert len(driver.wizard.screen_stack) == 1, "settings wait for the work"
         # Calibrating now is refused: one thing at a time.
         driver.wizard.pane(Step.CALIBRATE).press_again()
         await driver.pilot.pause()
         assert driver.shows("Another step is still working")
-        assert Step.CALIBRATE in driver.wizard.done, "nothing was thrown away for it"
+        assert Step.CALIBRATE in driver.journey.done, "nothing was thrown away for it"
         library.gate.open()
-        await driver.until(lambda: Step.STRENGTH in driver.wizard.done)
-        assert driver.wizard.here is Step.CALIBRATE
+        await driver.until(lambda: Step.STRENGTH in driver.journey.done)
+        assert driver.journey.here is Step.CALIBRATE
 
     play(script)
 
@@ -196,15 +196,15 @@ def test_nothing_is_thrown_away_while_another_step_works(play: Play, library: Fa
         await driver.press("enter")
         await driver.until(lambda: driver.shows("Hardened file on the reporting prompts"))
         await driver.press("f3", "f3")
-        done = set(wizard.done)
+        done = set(wizard.journey.done)
         wizard.pane(Step.STRENGTH).press_again()
         await driver.pilot.pause()
         assert driver.shows("Another step is still working", "Continue ›")
-        assert wizard.done == done
+        assert wizard.journey.done == done
         library.gate.open()
         await driver.done(Step.BAKE)
         await driver.press("f4", "f4", "f4")
-        assert wizard.here is Step.REPORT
+        assert wizard.journey.here is Step.REPORT
 
     play(script)
 
@@ -221,10 +221,10 @@ def test_another_model_waits_for_the_work(play: Play, library: FakeLibrary) -> N
         await driver.press("enter")
         await driver.until(library.gate.waiting.is_set)
         await driver.press("f4", "f4")
-        assert wizard.here is Step.REPORT
+        assert wizard.journey.here is Step.REPORT
         wizard.pane(Step.REPORT).press_again()
         await driver.pilot.pause()
-        assert wizard.here is Step.REPORT
+        assert wizard.journey.here is Step.REPORT
         assert driver.shows("Another step is still working")
         assert not library.sessions[0].closed
         library.gate.open()
@@ -233,7 +233,7 @@ def test_another_model_waits_for_the_work(play: Play, library: FakeLibrary) -> N
         await driver.at(Step.MODEL)
 
     wizard = play(script)
-    assert (wizard.memory.now.step, wizard.memory.now.model) == (None, "demo"), "all was done"
+    assert (wizard.journey.memory.now.step, wizard.journey.memory.now.model) == (None, "demo"), "all was done"
 
 
 @pytest.mark.parametrize("at", ["resolve", "open"])
@@ -248,7 +248,7 @@ def test_quitting_while_something_is_fetched_or_opened(
             await driver.press("enter")
             await driver.at(Step.CHECKUP)
             library.sessions.clear()
-            driver.wizard._reopen()
+            driver.journey._reopen()
         library.gate.close()
         library.gate.waiting.clear()
         await driver.press("enter")
@@ -259,10 +259,10 @@ def test_quitting_while_something_is_fetched_or_opened(
 
     wizard = play(script)
     assert wizard.return_value is None
-    assert wizard.jobs.current is None
+    assert wizard.journey.jobs.current is None
     assert all(session.closed for session in library.sessions)
     with pytest.raises(RuntimeError, match="after shutdown"):
-        wizard.memory.save()
+        wizard.journey.memory.save()
 
 
 def test_each_part_is_closed_whatever_happens_to_the_others(play: Play, library: FakeLibrary) -> None:
@@ -279,11 +279,16 @@ def test_each_part_is_closed_whatever_happens_to_the_others(play: Play, library:
 
         return closing
 
-    parts = {"jobs": wizard.jobs, "session": wizard.session, "peek": wizard.peek, "memory": wizard.memory}
+    parts = {
+        "jobs": wizard.journey.jobs,
+        "session": wizard.journey.session,
+        "peek": wizard.journey.peek,
+        "memory": wizard.journey.memory,
+    }
     for name, part in parts.items():
         part.close = close(name)  # type: ignore[union-attr, method-assign]
     with pytest.raises(OSError, match="memory"):
-        wizard.close()
+        wizard.journey.close()
     assert closed == list(parts)
 
 
@@ -301,7 +306,7 @@ def test_quitting_while_working_is_asked_and_leaves_nothing_running(play: Play, 
     wizard = play(script)
     assert wizard.return_value is None
     assert library.sessions[0].closed
-    assert wizard.jobs.current is None
+    assert wizard.journey.jobs.current is None
 
 
 def test_an_empty_name_for_the_new_file(play: Play, library: FakeLibrary) -> None:

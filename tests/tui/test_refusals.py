@@ -42,7 +42,7 @@ def with_the_library(script: Play, fake: FakeLibrary, model: str = "") -> None:
     try:
         asyncio.run(run())
     finally:
-        wizard.close()
+        wizard.journey.close()
 
 
 @pytest.mark.parametrize("typed", ["nowhere.gguf", "demo:nothing", "hf:no", "a\x1b[31mb.gguf"])
@@ -56,7 +56,7 @@ def test_a_model_that_cannot_be_found(library: FakeLibrary, typed: str) -> None:
         field.focus()
         await driver.press("enter")
         await driver.until(lambda: driver.shows("✗", expected))
-        assert driver.wizard.here is Step.MODEL
+        assert driver.journey.here is Step.MODEL
         assert field.value == typed, "to be mended"
 
     with_the_library(script, library)
@@ -72,9 +72,9 @@ def test_a_damaged_file(library: FakeLibrary, tiny_model: Path, name: str) -> No
 
     async def script(driver: Driver) -> None:
         await driver.until(lambda: driver.shows("✗", expected))
-        assert driver.wizard.session is None
+        assert driver.journey.session is None
         await driver.press("f4")
-        assert driver.wizard.here <= Step.CHECKUP
+        assert driver.journey.here <= Step.CHECKUP
 
     with_the_library(script, library, str(path))
 
@@ -85,8 +85,8 @@ def test_a_base_model(library: FakeLibrary) -> None:
 
     async def script(driver: Driver) -> None:
         await driver.at(Step.CHECKUP)
-        assert driver.wizard.inspection is not None
-        (reason,) = driver.wizard.inspection.reasons
+        assert driver.journey.inspection is not None
+        (reason,) = driver.journey.inspection.reasons
         assert reason in expected
         assert driver.shows(f"✗ no: {reason}", "Choose another model")
 
@@ -123,8 +123,8 @@ def test_an_importance_matrix_of_another_model(library: FakeLibrary, tiny_model:
         await driver.press("f5")
         await driver.until(lambda: driver.shows("✗", expected))
         assert driver.wizard.screen is panel, "to be mended"
-        assert driver.wizard.session is not None
-        assert driver.wizard.session.options.imatrix is None
+        assert driver.journey.session is not None
+        assert driver.journey.session.options.imatrix is None
 
     with_the_library(script, library, str(tiny_model))
 
@@ -150,7 +150,7 @@ def test_an_output_that_cannot_be_there(library: FakeLibrary, own_folder: Path, 
             field.focus()
             await driver.press("enter")
             await driver.until(lambda said=said: said.replace(" ", "") in "".join(driver.text().split()))
-            assert driver.wizard.here is Step.BAKE
+            assert driver.journey.here is Step.BAKE
         assert "bake" not in library.steps
 
     drive(library, own_folder, script, size=WIDE)

@@ -69,14 +69,14 @@ def test_a_refusal_stands_in_the_panel(play: Play) -> None:
         await driver.until(lambda: driver.shows("Invalid value for '--trials'", "valid integer"))
         assert driver.wizard.screen is panel
         assert panel.query_one("#trials").has_focus
-        assert driver.shows("Settings tried by the search")
+        assert driver.shows("Settings to try")
         panel.query_one("#trials", Input).value = ""
         panel.query_one("#harmless", Input).value = "nowhere.txt"
         await driver.press("f5")
         await driver.until(lambda: driver.shows("nowhere.txt", "✗"))
         await driver.press("escape")
         await driver.until(lambda: driver.wizard.screen is not panel)
-        assert driver.wizard.choices.texts == {}
+        assert driver.journey.choices.texts == {}
 
     play(script)
 
@@ -106,8 +106,8 @@ def test_only_what_depends_on_a_setting_is_done_again(
         driver.wizard.screen.query_one(f"#{name}", Select if option(name).is_flag else Input).value = text
         await driver.press("f5")
         await driver.until(lambda: len(driver.wizard.screen_stack) == 1)
-        await driver.until(lambda: max(driver.wizard.done) is kept and driver.wizard.jobs.current is None)
-        assert driver.wizard.session is library.sessions[-1]
+        await driver.until(lambda: max(driver.journey.done) is kept and driver.journey.jobs.current is None)
+        assert driver.journey.session is library.sessions[-1]
         assert len(library.sessions) == (2 if name in ("seed", "attribute") else 1)
         options = library.sessions[-1].options
         value = {

@@ -49,7 +49,7 @@ def before(wizard: Wizard, library: FakeLibrary, script: Script) -> Callable[[Pi
 
 async def model(driver: Driver) -> None:
     await driver.at(Step.MODEL)
-    await driver.until(lambda: driver.wizard.peek.known)
+    await driver.until(lambda: driver.journey.peek.known)
     await driver.pilot.pause(0.3)
 
 

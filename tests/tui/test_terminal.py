@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from command import EXECUTABLE
-from rosi_edge_tui.choices import BASIC, FILE, PROMPTS, option
+from rosi_edge_tui.choices import GROUPS, option
 from tiny_gguf import write_tiny_llama
 
 from rosi_edge.inspection import inspect
@@ -190,7 +190,8 @@ def harden(terminal: Terminal, folder: Path, model: Path, layer: int, *, seconds
         "harmless": "harmless.txt",
         "sounds_harmful": "sounds.txt",
     }
-    for name in (*BASIC, *FILE, *PROMPTS):
+    names = [name for title in ("Basic", "Search", "File", "Prompts") for name in GROUPS[title]]
+    for name in names:
         # What is typed goes to the field that has the focus by then: its help says which that is.
         terminal.until(" ".join((option(name).help or "").split())[:30], seconds=seconds)
         if name in texts:
@@ -204,7 +205,7 @@ def harden(terminal: Terminal, folder: Path, model: Path, layer: int, *, seconds
             terminal.until("force no ▲", seconds=seconds)
             terminal.keys("Down", "Enter")
             terminal.until("force yes ▼", seconds=seconds)
-        if name != PROMPTS[-1]:
+        if name != names[-1]:
             terminal.keys("Tab")
     terminal.keys("F5")
     terminal.until("Check-up", "✓ yes", "Continue", without="Advanced settings", seconds=seconds)

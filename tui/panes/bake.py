@@ -12,6 +12,8 @@ from textual.containers import Horizontal
 from textual.widget import Widget
 from textual.widgets import Input, Label
 
+from rosi_edge.commands.default_output import default_output
+
 from ..jobs import Activity
 from ..screens.question import Question
 from ..steps import Step
@@ -36,25 +38,25 @@ class BakePane(StepPane):
         yield TensorTable(id="tensors")
 
     def on_mount(self) -> None:
+        self._named_for: Path | None = None
         self._whole: Path | None = None
         """The new file that lies baked beside its place, without its name."""
         self._folder = Path()
         """Where its report goes. Settled with the file's name: the field may say something else by then."""
 
-    def suggest_anew(self) -> None:
-        """What stands in the field was for another model."""
-        self.query_one("#output", Input).value = ""
-
     def arrive(self) -> None:
         field = self.query_one("#output", Input)
-        if not field.value:
-            field.value = self.wizard.choices.output or str(self._suggestion())
+        if not field.value or self._named_for != self.journey.path:
+            # The name in the field belongs to another model: its hardened file would be overwritten.
+            self._named_for = self.journey.path
+            field.value = self.journey.choices.output or str(self._suggestion())
             field.cursor_position = len(field.value)
         super().arrive()
 
     def _suggestion(self) -> Path:
-        path = self.wizard.path
-        return self.wizard.start_folder / f"{path.stem if path else 'model'}-hardened.gguf"
+        path = self.journey.path
+        assert path is not None
+        return default_output(self.journey.choices.model, path)
 
     @property
     def _output(self) -> Path:
@@ -70,7 +72,7 @@ class BakePane(StepPane):
             f"The original stays as it is. The report goes to {self.report_folder.name}/ beside the new file."
         )
         table = self.query_one(TensorTable)
-        session = self.wizard.session
+        session = self.journey.session
         if not self.works and session is not None and not session.baked:
             # What was rounded before a bake was stopped is gone with its draft.
             table.clear()
@@ -81,7 +83,7 @@ class BakePane(StepPane):
 
     @property
     def _done(self) -> bool:
-        return Step.BAKE in self.wizard.done
+        return Step.BAKE in self.journey.done
 
     def primary(self) -> str:
         return "See the report ›" if self._done else "Bake ›"
@@ -92,8 +94,8 @@ class BakePane(StepPane):
 
     def press(self) -> None:
         if self._done:
-            self.wizard.go(Step.REPORT)
-        elif self.wizard.report is not None:
+            self.journey.go(Step.REPORT)
+        elif self.journey.report is not None:
             # The file has its name; only the report could not be written.
             self.finish(self._folder, keep=False)
         else:
@@ -117,7 +119,7 @@ class BakePane(StepPane):
             anew: bake again, though a file may lie there whole.
         """
         output, folder = self._output, self.report_folder
-        session, library = self.session, self.wizard.library
+        session, library = self.session, self.journey.library
         if not self.query_one("#output", Input).value.strip():
             self.problem.tell("Give the new file a name.")
             return
@@ -161,17 +163,17 @@ class BakePane(StepPane):
         """Bake, unless that has been done already and is not asked for ``anew``, measure, and finish."""
         if self.refused():
             return
-        wizard, session = self.wizard, self.session
-        wizard.undo_from(Step.BAKE)
+        journey, session = self.journey, self.session
+        journey.undo_from(Step.BAKE)
         self._folder = folder
         if goes_on := self._whole == output and not anew:
             # Stopped while the file was measured: what has been rounded is whole.
             self.problem.clear()
         else:
             self.forget()
-        wizard.choices = replace(wizard.choices, output=str(output))
-        wizard.remember()
-        force = wizard.choices.has("force")
+        journey.choices = replace(journey.choices, output=str(output))
+        journey.remember()
+        force = journey.choices.has("force")
 
         def work(activity: Activity) -> Any:
             session.measure_before()
@@ -212,26 +214,26 @@ class BakePane(StepPane):
 
     def finish(self, folder: Path, *, keep: bool) -> None:
         """Give the file its name, or take it away, and write the report."""
-        wizard = self.wizard
+        journey = self.journey
 
         def work(activity: Activity) -> Any:
-            report = wizard.report or self._finished(keep, folder)
-            wizard.report = report
+            report = journey.report or self._finished(keep, folder)
+            journey.report = report
             with activity.stage("Writing the report and its pictures"):
-                wizard.library.write_report(report, folder)
+                journey.library.write_report(report, folder)
             return report
 
         def then(report: Any) -> None:
-            wizard.report_folder = folder
-            wizard.complete(Step.BAKE)
+            journey.report_folder = folder
+            journey.complete(Step.BAKE)
             if self.visible_now:
-                wizard.go(Step.REPORT)
+                journey.go(Step.REPORT)
 
         self.start("Finishing", work, then)
 
     def _finished(self, keep: bool, folder: Path) -> HardeningReport:
-        wizard, session = self.wizard, self.session
-        repeating = wizard.choices.repeating(by_hand=wizard.by_hand, force=keep)
+        journey, session = self.journey, self.session
+        repeating = journey.choices.repeating(by_hand=journey.by_hand, force=keep)
         report = session.finish(command=repeating.command(folder), force=keep)
         # Only now: what goes wrong before this costs neither the file nor what was measured of it.
         self._whole = None

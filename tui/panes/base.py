@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.widget import Widget
 
 from ..jobs import Activity, Outcome
+from ..journey import Journey
 from ..steps import Step
 from ..widgets.action_bar import ActionBar
 from ..widgets.plain import Plain
@@ -17,7 +18,6 @@ from ..widgets.problem import Problem
 from ..widgets.work_panel import WorkPanel
 
 if TYPE_CHECKING:
-    from ..app import Wizard
     from ..session import Session
 
 
@@ -25,6 +25,10 @@ class StepPane(Vertical):
     """One step. ``press`` is what Enter does."""
 
     STEP: ClassVar[Step]
+
+    def __init__(self, journey: Journey) -> None:
+        super().__init__(id=f"step-{self.STEP.name.lower()}")
+        self.journey = journey
 
     def compose(self) -> ComposeResult:
         yield Plain(self.STEP.purpose, classes="purpose")
@@ -70,12 +74,8 @@ class StepPane(Vertical):
     # --- for each step to use --------------------------------------------------------------------------
 
     @property
-    def wizard(self) -> Wizard:
-        return cast("Wizard", self.app)
-
-    @property
     def session(self) -> Session:
-        session = self.wizard.session
+        session = self.journey.session
         assert session is not None
         return session
 
@@ -90,13 +90,12 @@ class StepPane(Vertical):
     @property
     def works(self) -> bool:
         """Whether this step's own job is running."""
-        job = self.wizard.jobs.current
-        return job is not None and job.owner is self
+        return self.journey.at_work is self.STEP
 
     def refused(self) -> bool:
         """Whether work has to wait because some is under way; that of another step is named. To be asked
         before anything is thrown away for new work."""
-        if self.wizard.jobs.current is None:
+        if self.journey.jobs.current is None:
             return False
         if not self.works:
             self.problem.tell("Another step is still working. Wait for it, or stop it with Esc.")
@@ -105,7 +104,7 @@ class StepPane(Vertical):
 
     @property
     def visible_now(self) -> bool:
-        return self.wizard.here is self.STEP
+        return self.journey.here is self.STEP
 
     def start(
         self,
@@ -123,7 +122,7 @@ class StepPane(Vertical):
             self.query_one(WorkPanel).end()
             if outcome.error is not None:
                 self.problem.show(outcome.error)
-                self.wizard.halt()
+                self.journey.halt()
             else:
                 then(outcome.value)
             self.refresh_all()
@@ -131,7 +130,7 @@ class StepPane(Vertical):
                 self.focus_here()
 
         self.problem.clear()
-        if self.refused() or not self.wizard.start(self, title, work, ended, discard=discard):
+        if self.refused() or not self.journey.start(self.STEP, title, work, ended, discard=discard):
             return
         if not quiet:
             self.query_one(WorkPanel).begin()
@@ -150,7 +149,7 @@ class StepPane(Vertical):
         self.bar.offer(
             primary=self.primary(), again=self.again(), working=self.works, back=self.STEP > Step.MODEL
         )
-        self.wizard.refresh_bar()
+        self.journey.face.refresh_bar()
 
     def arrive(self) -> None:
         """The step is opened."""
@@ -160,9 +159,9 @@ class StepPane(Vertical):
     def on_action_bar_pressed(self, event: ActionBar.Pressed) -> None:
         event.stop()
         if event.which == "back":
-            self.wizard.action_step_back()
+            self.journey.back()
         elif event.which == "stop":
-            self.wizard.action_stop()
+            self.journey.jobs.stop()
         elif event.which == "again":
             self.press_again()
         elif not self.works:

@@ -30,10 +30,10 @@ class CalibratePane(StepPane):
         self._separation: list[LayerSeparation] = []
 
     def draw(self) -> None:
-        wizard = self.wizard
-        if wizard.prompts is not None:
-            sets = wizard.prompts.calibration
-            about = wizard.attribute
+        journey = self.journey
+        if journey.prompts is not None:
+            sets = journey.prompts.calibration
+            about = journey.attribute
             names = ("harmful", "harmless", "that only sound harmful")
             if about is not None:
                 names = (about.names.harmful, about.names.harmless, about.names.sounds_harmful)
@@ -41,19 +41,19 @@ class CalibratePane(StepPane):
             requests = ", ".join(
                 f"{len(group)} {name}" for group, name in zip(groups, names, strict=True) if group
             )
-            own = [wizard.choices.text(name) for name in ("harmful", "harmless", "sounds_harmful")]
+            own = [journey.choices.text(name) for name in ("harmful", "harmless", "sounds_harmful")]
             source = ", ".join(text for text in own if text) or "written for this tool"
             if about is not None:
                 source = f"attribute {about.file.name}"
-            elicit = wizard.choices.text("elicit") or (
+            elicit = journey.choices.text("elicit") or (
                 "none" if about else "only if the model hardly refuses without"
             )
             self.query_one(Facts).show([("requests", f"{requests} ({source})"), ("safety prompt", elicit)])
-        self.query_one("#legend", Plain).update(legend(wizard.attribute))
+        self.query_one("#legend", Plain).update(legend(journey.attribute))
         plot = self.query_one(SeparationPlot)
         plot.display = self.query_one("#legend").display = bool(self._separation)
         plot.show(self._separation)
-        session = wizard.session
+        session = journey.session
         findings = session.findings if session is not None and not self.works else []
         self.query_one("#findings", Plain).update("\n".join(findings))
 
@@ -62,7 +62,7 @@ class CalibratePane(StepPane):
 
     @property
     def _done(self) -> bool:
-        return Step.CALIBRATE in self.wizard.done
+        return Step.CALIBRATE in self.journey.done
 
     def primary(self) -> str:
         return "Continue ›" if self._done else "Calibrate ›"
@@ -72,7 +72,7 @@ class CalibratePane(StepPane):
 
     def press(self) -> None:
         if self._done:
-            self.wizard.go(Step.STRENGTH)
+            self.journey.go(Step.STRENGTH)
         else:
             self.calibrate()
 
@@ -83,12 +83,12 @@ class CalibratePane(StepPane):
         if self.refused():
             return
         session = self.session
-        self.wizard.undo_from(Step.CALIBRATE)
+        self.journey.undo_from(Step.CALIBRATE)
         self._separation = []
 
         def then(directions: Any) -> None:
             self._separation = list(directions.separation)
-            self.wizard.complete(Step.CALIBRATE)
+            self.journey.complete(Step.CALIBRATE)
 
         self.start("Calibrating", lambda activity: session.calibrate(), then)
 

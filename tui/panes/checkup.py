@@ -52,49 +52,49 @@ class CheckupPane(StepPane):
             yield Facts(id="facts")
 
     def draw(self) -> None:
-        found = self.wizard.inspection
+        found = self.journey.inspection
         self.query_one(Facts).show(facts(found) if found else [])
 
     def event(self, event: Any) -> None:
-        self.wizard.inspection = event
+        self.journey.inspection = event
 
     def primary(self) -> str:
-        if self.wizard.session is not None:
+        if self.journey.session is not None:
             return "Continue ›"
-        found = self.wizard.inspection
+        found = self.journey.inspection
         return "Choose another model" if found and not found.can_harden else "Check ›"
 
     def press(self) -> None:
-        found = self.wizard.inspection
-        if self.wizard.session is not None:
-            self.wizard.go(Step.CALIBRATE)
+        found = self.journey.inspection
+        if self.journey.session is not None:
+            self.journey.go(Step.CALIBRATE)
         elif found is not None and not found.can_harden:
-            self.wizard.go(Step.MODEL)
+            self.journey.go(Step.MODEL)
         else:
             self.check()
 
     def check(self) -> None:
         """Inspect the file, and open it for the steps to come."""
-        wizard = self.wizard
-        path = wizard.path
+        journey = self.journey
+        path = journey.path
         assert path is not None
 
         def work(activity: Activity) -> Any:
             with activity.stage(f"Reading {path.name}"):
-                found = wizard.library.inspect(path)
-            if wizard.choices.text("template"):
+                found = journey.library.inspect(path)
+            if journey.choices.text("template"):
                 found = found.with_template()
             activity.emit(found)
             if not found.can_harden:
                 return None
-            options = wizard.choices.options(wizard.memory.journals)
-            prompts, judge, about = wizard.choices.requests()
-            return prompts, about, wizard.library.open(path, prompts, judge, options, activity)
+            options = journey.choices.options(journey.memory.journals)
+            prompts, judge, about = journey.choices.requests()
+            return prompts, about, journey.library.open(path, prompts, judge, options, activity)
 
         def then(value: Any) -> None:
             if value is not None:
-                wizard.prompts, wizard.attribute, wizard.session = value
-                wizard.complete(Step.CHECKUP)
+                journey.prompts, journey.attribute, journey.session = value
+                journey.complete(Step.CHECKUP)
 
         def discard(value: Any) -> None:
             if value is not None:

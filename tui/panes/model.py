@@ -16,6 +16,7 @@ from textual.widgets.option_list import Option
 
 from rosi_edge.basics.cache import cache_folder
 from rosi_edge.sources.demo import demo_table
+from rosi_edge.sources.resolve import is_fetched
 
 from ..peek import megabytes
 from ..steps import Step
@@ -50,7 +51,7 @@ class ModelPane(StepPane):
                 yield OptionList(id="models", compact=True, markup=False)
             with Vertical(id="browser"):
                 yield Plain("Files", classes="caption")
-                yield ModelTree(self.wizard.start_folder, self.wizard.peek, id="files")
+                yield ModelTree(self.journey.start_folder, self.journey.peek, id="files")
 
     def on_mount(self) -> None:
         self._known = -1
@@ -58,9 +59,9 @@ class ModelPane(StepPane):
 
     def catch_up(self) -> None:
         """Show what has become known about files."""
-        if len(self.wizard.peek.known) == self._known:
+        if len(self.journey.peek.known) == self._known:
             return
-        self._known = len(self.wizard.peek.known)
+        self._known = len(self.journey.peek.known)
         self.query_one(ModelTree).catch_up()
         models = self.query_one("#models", OptionList)
         highlighted = models.highlighted or 0
@@ -71,13 +72,13 @@ class ModelPane(StepPane):
     def _options(self) -> list[Option]:
         options = []
         table = demo_table()
-        for reference in self.wizard.memory.now.recent:
-            if reference.partition(":")[0] in ("demo", "hf"):
+        for reference in self.journey.memory.now.recent:
+            if is_fetched(reference):
                 if reference.startswith("hf:"):
                     options.append(Option(f"{reference}\n  recent", id=reference))
                 continue
             path = Path(reference)
-            about = self.wizard.peek.about(path) or "…"
+            about = self.journey.peek.about(path) or "…"
             options.append(Option(f"{path.name}\n  recent, {about}", id=reference))
         for name, model in table.models.items():
             reference = "demo" if name == table.default else f"demo:{name}"
@@ -106,11 +107,11 @@ class ModelPane(StepPane):
         """Find, or fetch, the model and go on."""
         if self.works:
             return
-        library = self.wizard.library
+        library = self.journey.library
         self.start(
             "Finding the model",
             lambda activity: library.resolve(reference, activity),
-            lambda path: self.wizard.set_model(reference, path),
+            lambda path: self.journey.set_model(reference, path),
             discard=lambda path: None,
         )
 

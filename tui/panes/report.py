@@ -62,7 +62,7 @@ class ReportPane(StepPane):
                 yield SeparationPlot()
 
     def _rates(self) -> list[tuple[str, str]]:
-        about = self.wizard.attribute
+        about = self.journey.attribute
         if about is None:
             return list(_RATES)
         labels = (*about.labels, _RATES[-1][0])
@@ -70,7 +70,7 @@ class ReportPane(StepPane):
         return [*rates[:-1], _GUARDED, rates[-1]]
 
     def draw(self) -> None:
-        report = self.wizard.report
+        report = self.journey.report
         if report is None:
             return
         from rosi_edge.report.numbers import nats, points, rate
@@ -113,7 +113,7 @@ class ReportPane(StepPane):
         def dot(point: FrontierPoint) -> Dot:
             return Dot(point.harmful_refusal.value, point.benign_compliance.value)
 
-        about = self.wizard.attribute
+        about = self.journey.attribute
         self.query_one("#frontier-legend", Plain).update(frontier_legend(about))
         self.query_one("#separation-legend", Plain).update(separation_legend(about))
         original = [dot(point) for point in report.frontier if not point.strength]
@@ -131,14 +131,14 @@ class ReportPane(StepPane):
 
         rows = []
         if report.output is not None:
-            rows.append(("new file", str(self.wizard.written)))
+            rows.append(("new file", str(self.journey.written)))
             rows.append(("", f"{megabytes(report.output.size)}, sha256 {report.output.sha256}"))
         else:
             rows.append(("new file", "not kept"))
-        if report.output is not None and (adapter := self.wizard.choices.text("adapter")):
+        if report.output is not None and (adapter := self.journey.choices.text("adapter")):
             rows.append(("adapter", adapter))
-        if self.wizard.report_folder is not None:
-            rows.append(("report, pictures", f"{self.wizard.report_folder} (report.md, report.json, *.png)"))
+        if self.journey.report_folder is not None:
+            rows.append(("report, pictures", f"{self.journey.report_folder} (report.md, report.json, *.png)"))
         return rows
 
     def _where(self, report: HardeningReport) -> list[tuple[str, str]]:
@@ -163,10 +163,10 @@ class ReportPane(StepPane):
         return rows
 
     def _commands(self, report: HardeningReport) -> list[str]:
-        return self.wizard.choices.commands(
-            self.wizard.report_folder,
-            written=self.wizard.written,
-            by_hand=self.wizard.by_hand,
+        return self.journey.choices.commands(
+            self.journey.report_folder,
+            written=self.journey.written,
+            by_hand=self.journey.by_hand,
             force=report.output is not None and report.verdict.status != "hardened",
         )
 
@@ -174,8 +174,8 @@ class ReportPane(StepPane):
         self.query_one("#report").scroll_relative(y=lines, animate=False)
 
     def action_copy(self) -> None:
-        if self.wizard.report is not None:
-            self.app.copy_to_clipboard("\n".join(self._commands(self.wizard.report)))
+        if self.journey.report is not None:
+            self.app.copy_to_clipboard("\n".join(self._commands(self.journey.report)))
             self.app.notify("Copied, if this terminal allows it.")
 
     def primary(self) -> str:
@@ -185,7 +185,9 @@ class ReportPane(StepPane):
         return "Another model"
 
     def press(self) -> None:
-        self.wizard.finish()
+        self.journey.face.leave()
 
     def press_again(self) -> None:
-        self.wizard.start_over()
+        # The session must not be closed under work.
+        if not self.refused():
+            self.journey.start_over()

@@ -43,14 +43,14 @@ class StrengthPane(StepPane):
     # --- what is shown ---------------------------------------------------------------------------------
 
     def draw(self) -> None:
-        session = self.wizard.session
+        session = self.journey.session
         found = session.found if session is not None and self._done else None
         estimated = [Dot(t.refusal, t.compliance) for t in self._tried if not t.answered]
         measured = [Dot(t.refusal, t.compliance) for t in self._tried if t.answered]
         plot, slider = self.query_one(FrontierPlot), self.query_one(PointSlider)
         slider.display = found is not None and bool(found.frontier)
         plot.display = bool(self._tried) or found is not None
-        self.query_one("#legend", Plain).update(legend(self.wizard.attribute))
+        self.query_one("#legend", Plain).update(legend(self.journey.attribute))
         self.query_one("#legend").display = plot.display
         if session is None or found is None:
             if plot.display:
@@ -92,7 +92,7 @@ class StrengthPane(StepPane):
 
     @property
     def _done(self) -> bool:
-        return Step.STRENGTH in self.wizard.done
+        return Step.STRENGTH in self.journey.done
 
     def primary(self) -> str:
         return "Continue ›" if self._done else "Search ›"
@@ -106,10 +106,10 @@ class StrengthPane(StepPane):
         if not self._done:
             self.search()
         elif self.session.chosen is None:
-            self.wizard.complete(Step.TRY)
-            self.wizard.go(Step.BAKE)
+            self.journey.complete(Step.TRY)
+            self.journey.go(Step.BAKE)
         else:
-            self.wizard.go(Step.TRY)
+            self.journey.go(Step.TRY)
 
     def press_again(self) -> None:
         self.search()
@@ -118,12 +118,12 @@ class StrengthPane(StepPane):
         if self.refused():
             return
         session = self.session
-        self.wizard.undo_from(Step.STRENGTH)
+        self.journey.undo_from(Step.STRENGTH)
         self._tried = []
 
         def then(found: Any) -> None:
-            self.wizard.complete(Step.STRENGTH)
-            self.wizard.choose_remembered()
+            self.journey.complete(Step.STRENGTH)
+            self.journey.choose_remembered()
 
         self.start("Searching", lambda activity: session.search(), then)
 
@@ -131,12 +131,12 @@ class StrengthPane(StepPane):
         event.stop()
         session = self.session
         # While a point is being applied, another may be taken: it is applied next.
-        free = self.wizard.jobs.current is None or (self.works and self._done)
+        free = self.journey.jobs.current is None or (self.works and self._done)
         if not free or session.found is None:
             self.draw()
             return
         self._taken = False
-        self.wizard.choose(session.found.frontier[event.index])
+        self.journey.choose(session.found.frontier[event.index])
         self.draw()
         if self._settling is not None:
             self._settling.stop()
@@ -160,9 +160,9 @@ class StrengthPane(StepPane):
 
     def apply(self) -> None:
         """Make the chosen point active in the running model, so that trying it starts at once."""
-        session = self.wizard.session
+        session = self.journey.session
         point = session.chosen if session is not None else None
-        if session is None or point is None or self.wizard.jobs.current is not None:
+        if session is None or point is None or self.journey.jobs.current is not None:
             return
 
         def then(value: Any) -> None:

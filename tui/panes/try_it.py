@@ -44,7 +44,7 @@ class TryPane(StepPane):
         self._asked = 0
 
     def draw(self) -> None:
-        session = self.wizard.session
+        session = self.journey.session
         if session is not None and session.chosen is not None:
             self.query_one("#hardened").border_title = f"Hardened, strength {session.chosen.strength:.4g}"
         self._say_kind()
@@ -55,11 +55,11 @@ class TryPane(StepPane):
 
     def arrive(self) -> None:
         field = self.query_one(PromptInput)
-        prompts = self.wizard.prompts
+        prompts = self.journey.prompts
         if prompts is not None:
             sets = prompts.reporting
             words: tuple[str, ...] = ("harmful", "in between: it only sounds harmful", "harmless")
-            if about := self.wizard.attribute:
+            if about := self.journey.attribute:
                 names = about.names
                 words = tuple(
                     f"one of: {name}" for name in (names.harmful, names.sounds_harmful, names.harmless)
@@ -84,8 +84,8 @@ class TryPane(StepPane):
         if request:
             self.ask(request)
         else:
-            self.wizard.complete(Step.TRY)
-            self.wizard.go(Step.BAKE)
+            self.journey.complete(Step.TRY)
+            self.journey.go(Step.BAKE)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
@@ -118,7 +118,7 @@ class TryPane(StepPane):
 
         def then(value: Any) -> None:
             self._asked += 1
-            self.wizard.complete(Step.TRY)
+            self.journey.complete(Step.TRY)
             field = self.query_one(PromptInput)
             if field.value.strip() == request:
                 # What has been typed meanwhile is the next request.

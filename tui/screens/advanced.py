@@ -1,4 +1,4 @@
-"""Everything that can be set besides; fields, their help and what they refuse are those of the command."""
+"""All other settings. The fields, their help and what they refuse are those of the command."""
 
 from __future__ import annotations
 
@@ -14,16 +14,10 @@ from textual.screen import ModalScreen
 from textual.widget import Widget
 from textual.widgets import Button, Input, Label, Select
 
-from ..choices import ALL, BASIC, FILE, PROMPTS, RUNTIME, YES, Choices, flag, option
+from ..choices import ALL, GROUPS, YES, Choices, flag, option
 from ..widgets.plain import Plain
 from ..widgets.problem import Problem
 
-_GROUPS = (
-    ("Method and limits", BASIC),
-    ("The new file", FILE),
-    ("Requests", PROMPTS),
-    ("Running the model", RUNTIME),
-)
 _NO = "no"
 _PLACEHOLDERS = {"elicit": "only if needed; 'default' or a text of your own"}
 
@@ -51,7 +45,7 @@ class Advanced(ModalScreen[Choices | None]):
             dialog.border_title = "Advanced settings"
             dialog.border_subtitle = "Tab next · F5 accept · Esc leave as it was"
             with VerticalScroll(can_focus=False):
-                for title, names in _GROUPS:
+                for title, names in GROUPS.items():
                     yield Plain(title, classes="caption")
                     for name in names:
                         yield from self._row(name)
