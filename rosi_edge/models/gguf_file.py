@@ -20,6 +20,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import NoReturn, Self
 
+import gguf
 import numpy as np
 import numpy.typing as npt
 
@@ -28,6 +29,7 @@ from rosi_edge.errors import ModelFileError, UnsupportedModelError
 from rosi_edge.models.gguf_header import (
     DEFAULT_ALIGNMENT,
     DOWNLOAD_AGAIN,
+    FROM_ITS_MAKER,
     LOOKALIKES,
     MAGIC,
     MAX_ALIGNMENT,
@@ -274,6 +276,8 @@ class GgufFile:
         alignment = self.integer("general.alignment")
         if alignment is None:
             return DEFAULT_ALIGNMENT
+        if self.fields["general.alignment"].type != gguf.GGUFValueType.UINT32:
+            cursor.fail("stores general.alignment in a type that llama.cpp does not read", FROM_ITS_MAKER)
         if not 1 <= alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
             cursor.fail(f"is damaged: general.alignment is {alignment}, not a power of two")
         return alignment

@@ -32,6 +32,7 @@ MAX_KEY_BYTES = (1 << 16) - 1
 MAX_TENSOR_NAME_BYTES = 63
 MAX_DIMENSIONS = 4
 DOWNLOAD_AGAIN = "Download the file again"
+FROM_ITS_MAKER = "Get the file from the maker of the model"
 U32 = struct.Struct("<I")
 U64 = struct.Struct("<Q")
 _STRING = int(gguf.GGUFValueType.STRING)
@@ -207,15 +208,24 @@ class Cursor:
         self.position += size
         return raw
 
-    def name_string(self, what: str, limit: int) -> str:
-        """A key or a tensor's name, which has to be text to be of any use."""
+    def text(self, what: str, limit: int = MAX_STRING_BYTES) -> str:
+        """A text that llama.cpp, whose strings end at a zero byte, reads as Python does."""
         raw = self.raw_string(what, limit)
         try:
             text = raw.decode("utf-8")
         except UnicodeDecodeError:
             self.fail(f"is damaged: {what} is not text (byte {self.position - len(raw)})")
+        if "\0" in text:
+            self.fail(f"holds a zero byte inside {what}, where llama.cpp stops reading", FROM_ITS_MAKER)
+        return text
+
+    def name_string(self, what: str, limit: int) -> str:
+        """A key or a tensor's name. Two that look the same on a screen must be the same."""
+        text = self.text(what, limit)
         if not text:
             self.fail(f"is damaged: {what} is empty (byte {self.position})")
+        if not text.isprintable():
+            self.fail(f"holds invisible characters in {what}, {text!a}", FROM_ITS_MAKER)
         return text
 
 
@@ -233,7 +243,7 @@ def read_field(cursor: Cursor) -> MetadataField:
         number = cursor.number(_SCALARS[type_number], key)
         value = bool(number) if type_number == _BOOL else number
     elif type_number == _STRING:
-        value = cursor.raw_string(key).decode("utf-8", "replace")
+        value = cursor.text(key)
     elif type_number == _ARRAY:
         value = _read_array(cursor, key)
     else:
@@ -260,9 +270,15 @@ def _read_array(cursor: Cursor, key: str) -> MetadataArray:
             if end - position < 8:
                 break
             (size,) = unpack(data, position)
-            position += 8 + size
+            text = position + 8
+            position = text + size
             if position > end or size > MAX_STRING_BYTES:
                 break
+            # A token of zero bytes alone has no other reading; one that goes on behind them has two.
+            if data.find(b"\0", text, position) > text:
+                cursor.fail(
+                    f"holds a zero byte inside a text of {key}, where llama.cpp stops reading", FROM_ITS_MAKER
+                )
         else:
             cursor.position = position
             return MetadataArray(gguf.GGUFValueType.STRING, length, data[start:position])
