@@ -40,6 +40,7 @@ def calibration(
     from pydantic_core import to_jsonable_python
 
     from rosi_edge.evaluation.judges.keyword import KeywordJudge
+    from rosi_edge.hardening.engines import HELD
     from rosi_edge.inspection import require_hardenable
     from rosi_edge.models.open_weights import open_weights
     from rosi_edge.prompts.plan import RequestSets, plan_prompts
@@ -51,7 +52,7 @@ def calibration(
     whole = RequestSets(*(bundled(kind, Part.CALIBRATION) for kind in Kind))
     drawn = [disjoint_samples(whole, size, samples, seed) for size in sizes]
     choosing = plan_prompts({}, seed=seed).choosing
-    options = replace(engine_options(**runtime), held=192)
+    options = replace(engine_options(**runtime), held=HELD)
     with progress_bar() as progress:
         path = resolve(model, progress)
         with (
@@ -101,6 +102,7 @@ def directions(model: str, most: int, as_json: bool, **runtime: Any) -> None:
     from pydantic_core import to_jsonable_python
 
     from rosi_edge.evaluation.judges.keyword import KeywordJudge
+    from rosi_edge.hardening.engines import HELD
     from rosi_edge.inspection import require_hardenable
     from rosi_edge.models.open_weights import open_weights
     from rosi_edge.prompts.plan import RequestSets, plan_prompts
@@ -114,7 +116,7 @@ def directions(model: str, most: int, as_json: bool, **runtime: Any) -> None:
     choosing = RequestSets(
         bundled(Kind.HARMFUL, Part.CHOOSING), plan.choosing.harmless, plan.choosing.sounds_harmful
     )
-    options = replace(engine_options(**runtime), held=192)
+    options = replace(engine_options(**runtime), held=HELD)
     with progress_bar() as progress:
         path = resolve(model, progress)
         with (
