@@ -28,6 +28,7 @@ from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.gguf_header import MetadataArray
 from rosi_edge.models.open_weights import open_weights
 from rosi_edge.models.seal import OWN_PREFIX, PADDING_KEY
+from rosi_edge.models.trial import objection
 from rosi_edge.models.weights import Weights
 from rosi_edge.quantization.grid import supported_grids
 
@@ -150,6 +151,8 @@ def _inspect(gguf_file: Weights, digest: str | None) -> Inspection:
         except UnsupportedModelError as error:
             reasons.append(error.message)
         reasons += _reasons(matrices)
+        if not reasons and isinstance(gguf_file, GgufFile) and (against := objection(gguf_file)):
+            reasons.append(f"llama.cpp cannot load it: {against.reason}")
         if not template:
             reasons.append(NO_TEMPLATE)
     hardened = own_metadata(gguf_file)

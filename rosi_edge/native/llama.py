@@ -25,6 +25,7 @@ from rosi_edge.native.ggml import (
 )
 from rosi_edge.native.log import last_errors, last_reason, silence
 from rosi_edge.native.rpc import add_rpc_servers
+from rosi_edge.native.words import in_plain_words
 
 # No backtraces through a debugger when ggml aborts: the one line that matters is caught below.
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
@@ -86,10 +87,8 @@ class Model:
         last_errors.clear()
         pointer = llama_cpp.llama_model_load_from_file(os.fsencode(path), parameters)
         if not pointer:
-            raise ModelFileError(
-                f"llama.cpp cannot load {path}: {last_reason('no reason given')}",
-                "Check the file with `rosi-edge inspect`, or download it again",
-            )
+            reason, advice = in_plain_words(last_reason("no reason given"))
+            raise ModelFileError(f"llama.cpp cannot load {path}: {reason}", advice)
         self.pointer: Any = pointer
         self._vocabulary = llama_cpp.llama_model_get_vocab(pointer)
         self.layers = int(llama_cpp.llama_model_n_layer(pointer))

@@ -24,6 +24,7 @@ from rosi_edge.basics.arrays import Float32
 from rosi_edge.basics.progress import Advance
 from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.errors import EngineCrashError, RosiEdgeError
+from rosi_edge.native.words import in_plain_words
 from rosi_edge.runtime.channel import receive, send
 from rosi_edge.runtime.engine import (
     Conversation,
@@ -246,11 +247,11 @@ class ChildEngine:
         if code is not None and code < 0:
             how = signal.Signals(-code).name
         lines = Path(self._last_words.name).read_text("utf-8", "replace").strip().splitlines()
-        said = f": {lines[-1].strip()}" if lines else ""
+        said = f": {in_plain_words(lines[-1].strip())[0]}" if lines else ""
         return EngineCrashError(
             f"llama.cpp crashed ({how}) while running {self.path}{said}",
-            "The file may be damaged, or need more memory than there is; "
-            "check it with `rosi-edge inspect`, or try a smaller -c",
+            "`rosi-edge inspect` tells whether llama.cpp takes the file at all; if it does, the model may "
+            "need more memory than there is: try a smaller -c",
         )
 
 

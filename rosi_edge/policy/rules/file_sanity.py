@@ -1,4 +1,4 @@
-"""RE101: the file is whole, and holds nothing but what its header names."""
+"""RE101: the file is whole, holds nothing but what its header names, and llama.cpp takes it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.trial import objection
 from rosi_edge.policy.model import Policy, Severity
 from rosi_edge.policy.rule import Finding, Subject, failed, passed
 
@@ -18,7 +19,9 @@ class FileSanity:
     title: ClassVar[str] = "The file is whole"
     help: ClassVar[str] = (
         "Every length in the header fits the file, and no room is left between or after the tensors where "
-        "something else could lie. A file that fails is damaged or was tampered with: get it again."
+        "something else could lie. llama.cpp takes its settings, its vocabulary and its tensors: its loader "
+        "reads them in a process of its own, without the weights. A file that fails is damaged, badly "
+        "converted or was tampered with: get it again."
     )
 
     def severity(self, policy: Policy) -> Severity:
@@ -41,6 +44,8 @@ class FileSanity:
                 "Get the file from its maker again: padding is zero, so something was put there",
                 bytes_in_gaps=used,
             )
+        if against := objection(subject.file):
+            return failed(f"llama.cpp cannot load it: {against.reason}", against.advice)
         return passed(
             f"{len(subject.file.tensors)} tensors, nothing but padding beside them",
             tensors=len(subject.file.tensors),
