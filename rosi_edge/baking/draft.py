@@ -20,6 +20,7 @@ from rosi_edge.baking.gguf import bake
 from rosi_edge.baking.measure import BakedTensor
 from rosi_edge.baking.settings import BakeSettings
 from rosi_edge.baking.side_by_side import ignore_rounded
+from rosi_edge.basics.lock import LockFile, is_locked
 from rosi_edge.basics.progress import SILENT, Progress
 from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.errors import OutputError
@@ -27,7 +28,6 @@ from rosi_edge.models.atomic import put_in_place, shortened
 from rosi_edge.models.checkpoint import Checkpoint
 from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.models.lock import LockFile, is_locked
 from rosi_edge.models.open_weights import open_weights
 from rosi_edge.models.rewrite import refuse_same_file
 from rosi_edge.records.facts import OutputFile

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from rosi_edge.basics.lock import is_locked, lock
 from rosi_edge.errors import OutputError
-from rosi_edge.models.lock import is_locked, lock
 
 _SUFFIX = ".partial"
 # A file name may have 255 bytes on every common file system; this leaves room for what is put around it.

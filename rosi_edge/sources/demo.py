@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -21,14 +20,10 @@ from pydantic import BaseModel, ConfigDict
 
 from rosi_edge.basics.cache import CACHE_VARIABLE, cache_folder
 from rosi_edge.basics.hashing import CHUNK, sha256_of
+from rosi_edge.basics.lock import only_one_process
 from rosi_edge.basics.progress import SILENT, Progress
 from rosi_edge.errors import FetchError, RosiEdgeError
 from rosi_edge.models.atomic import atomic_write
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 
 class DemoWheel(BaseModel):
@@ -83,7 +78,8 @@ def fetch_demo(name: str, model: DemoModel, progress: Progress = SILENT) -> Path
         return place
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _only_one_process(folder / ".lock", progress):
+        waiting = "Another process is fetching this model; waiting for it"
+        with only_one_process(folder / ".lock", lambda: progress.note(waiting)):
             # Another process may have fetched it while this one waited.
             if not _is_verified(place, model) and not _verify_existing(place, model, progress):
                 _fetch_and_join(place, model, progress)
@@ -245,29 +241,3 @@ def _stamp(place: Path, model: DemoModel) -> None:
 
 def _stamp_path(place: Path) -> Path:
     return place.with_name(place.name + ".verified")
-
-
-@contextlib.contextmanager
-def _only_one_process(lock: Path, progress: Progress) -> Iterator[None]:
-    """Hold a lock file; wait for whoever has it. The system frees it when its holder dies."""
-    with lock.open("ab") as stream:
-        told = False
-        while not _try_lock(stream.fileno()):
-            if not told:
-                progress.note("Another process is fetching this model; waiting for it")
-                told = True
-            time.sleep(0.2)
-        yield
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        if fcntl is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
-            import msvcrt
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-    except OSError:
-        return False
-    return True

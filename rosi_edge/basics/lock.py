@@ -4,7 +4,9 @@ which counts its own from 1."""
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 try:
@@ -48,10 +50,9 @@ class LockFile:
 
 
 def lock(descriptor: int) -> None:
-    """Lock an open file, where system and file system can."""
+    """Lock an open file, where system and file system can. Windows removes no open file and needs none."""
     if fcntl is not None:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _try_lock(descriptor)
 
 
 def is_locked(path: Path) -> bool:
@@ -61,7 +62,34 @@ def is_locked(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as stream:
-            fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return not _try_lock(stream.fileno())
     except OSError:
         return True
-    return False
+
+
+@contextmanager
+def only_one_process(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock of a file that stays; wait for whoever has it. The system frees it when its holder dies.
+
+    Args:
+        waiting: called once, when another process has it.
+    """
+    with path.open("ab") as stream:
+        if not _try_lock(stream.fileno()):
+            waiting()
+            while not _try_lock(stream.fileno()):
+                time.sleep(0.2)
+        yield
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            import msvcrt
+
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+    except OSError:
+        return False
+    return True
