@@ -26,6 +26,7 @@ from rosi_edge.models.checkpoint import Checkpoint
 from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.gguf_header import MetadataArray
+from rosi_edge.models.not_a_model import not_a_model
 from rosi_edge.models.open_weights import open_weights
 from rosi_edge.models.seal import OWN_PREFIX, PADDING_KEY
 from rosi_edge.models.trial import objection
@@ -141,7 +142,7 @@ def _inspect(gguf_file: Weights, digest: str | None) -> Inspection:
     blocks: int | None = None
     hidden: int | None = None
     template = has_chat_template(gguf_file)
-    if other := _not_a_model(gguf_file):
+    if other := not_a_model(gguf_file):
         reasons.append(other)
     else:
         try:
@@ -237,21 +238,6 @@ def file_type_name(gguf_file: Weights) -> str | None:
         return str(gguf.LlamaFileType(number).name).removeprefix("MOSTLY_").removeprefix("ALL_")
     except ValueError:
         return None
-
-
-def _not_a_model(gguf_file: Weights) -> str | None:
-    kind = _soft_text(gguf_file, "general.type")
-    if kind == "adapter":
-        return "this is an adapter (LoRA), not a model; give the model it belongs to"
-    if kind == "mmproj" or _soft_text(gguf_file, "general.architecture") == "clip":
-        return "this is an image or audio projector, not a chat model; give the language model beside it"
-    if kind == "imatrix":
-        return "this is an importance matrix, not a model"
-    if _soft_text(gguf_file, "general.architecture") == "controlvector":
-        return "this is a control vector, not a model"
-    if not gguf_file.tensors:
-        return "the file holds a vocabulary and no weights"
-    return None
 
 
 def _reasons(matrices: list[WriteMatrix]) -> list[str]:

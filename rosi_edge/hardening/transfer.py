@@ -119,6 +119,12 @@ def require_fit(weights: Weights, found: FoundEdits) -> None:
     for edit in found.edits:
         wanted = (len(edit.output), len(edit.input))
         shape = shapes.get(edit.tensor, ())
+        if not shape and edit.tensor in weights.tensors:
+            raise UnsupportedModelError(
+                f"it edits {edit.tensor}, which does not write to the residual stream; "
+                "only write matrices are edited",
+                "Give an adapter that rosi-edge harden --adapter wrote",
+            )
         if shape[-2:] != wanted or not _holds(shape[:-2], edit.expert):
             raise UnsupportedModelError(
                 f"the edit of {edit.tensor} is for a matrix of {wanted}, which {name} does not have",

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rosi_edge.basics.text import printable
 from rosi_edge.errors import ModelFileError, UnsupportedModelError
 from rosi_edge.models.gguf_header import TensorInfo
+from rosi_edge.models.not_a_model import not_a_model
 from rosi_edge.models.weights import Weights
 
 Companion = Literal["bias", "scale", "scale_before_adapters"]
@@ -213,12 +214,15 @@ def write_matrices(gguf_file: Weights) -> list[WriteMatrix]:
     """The file's write matrices, block by block, attention before MLP.
 
     Raises:
-        UnsupportedModelError: the architecture, or this variant of it, is refused; the message says why.
+        UnsupportedModelError: it is no model, or the architecture, or this variant of it, is refused; the
+            message says why.
         ModelFileError: the settings contradict the tensors, or a block has no write matrix at all.
     """
     architecture = architecture_of(gguf_file)
     if architecture.refused is not None:
         _refuse(architecture, architecture.refused)
+    if other := not_a_model(gguf_file):
+        raise UnsupportedModelError(other, "Give a whole model")
     hidden, blocks = hidden_size(gguf_file), block_count(gguf_file)
     for refusal in architecture.refused_if:
         if refusal.applies(gguf_file, blocks):

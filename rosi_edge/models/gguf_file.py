@@ -46,7 +46,7 @@ from rosi_edge.models.gguf_header import (
     read_field,
     read_tensor_entry,
 )
-from rosi_edge.models.parts import MAX_PARTS, PART_NAME, part_name
+from rosi_edge.models.parts import MAX_PARTS, PART_NAME, part_name, whole_of_piece
 
 
 class GgufFile:
@@ -111,8 +111,13 @@ class GgufFile:
                 raise ModelFileError(f"{path} cannot be read ({error.strerror or error})") from error
             try:
                 self._parse()
-            except BaseException:
+            except BaseException as error:
                 self._map.close()
+                if isinstance(error, ModelFileError) and (whole := whole_of_piece(path.name)):
+                    raise ModelFileError(
+                        f"{printable(path.name)} is a piece of a file that was cut up",
+                        f"Join all its pieces in their order, as in cat PIECE1 PIECE2 > {printable(whole)}",
+                    ) from None
                 raise
         except BaseException:
             os.close(self._descriptor)
@@ -291,6 +296,14 @@ class GgufFile:
         number = self.integer("split.no") or 0
         if not 2 <= count <= MAX_PARTS or not 0 <= number < count:
             self._fail(f"is damaged: it claims to be part {number + 1} of {count}")
+        end = align(
+            max((each.end for each in self.own_tensors.values()), default=self.data_offset), self.alignment
+        )
+        if self._map[end : end + 4] == MAGIC:
+            raise UnsupportedModelError(
+                f"{printable(name)} holds the {count} parts of a model end to end, which makes no model",
+                "Put the parts themselves into one folder, or join them with llama-gguf-split --merge",
+            )
         found = PART_NAME.fullmatch(name)
         if found is None or int(found["count"]) != count or int(found["number"]) != number + 1:
             raise UnsupportedModelError(

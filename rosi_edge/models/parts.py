@@ -8,6 +8,17 @@ from pathlib import Path
 MAX_PARTS = 1 << 10
 _MOST_PARTS = 1000
 PART_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
+_PIECE = re.compile(
+    r"(?P<whole>.+\.gguf)(?:[.-](?:part|split)?[._-]?(?:\d{1,4}(?:[._-]?of[._-]?\d{1,4})?|[a-z]{1,2}))",
+    re.IGNORECASE,
+)
+"""Pieces of bytes, as ``split`` and uploaders of large files name them: X.gguf.part1of2, X.gguf-split-a."""
+
+
+def whole_of_piece(name: str) -> str | None:
+    """The name of the file that a piece of bytes was cut from, by the piece's name."""
+    found = _PIECE.fullmatch(name)
+    return found["whole"] if found else None
 
 
 def part_name(stem: str, index: int, count: int) -> str:

@@ -11,6 +11,7 @@ import gguf
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
+from split_gguf import split_gguf
 from tiny_gguf import write_tiny_llama
 
 from rosi_edge.errors import ModelFileError, UnsupportedModelError
@@ -22,6 +23,7 @@ from rosi_edge.inspection import (
 )
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.rewrite import rewrite
+from rosi_edge.models.small_gguf import write_small_gguf
 
 
 def bare(path: Path, architecture: str, **keys: str) -> Path:
@@ -181,3 +183,41 @@ def test_descriptions_of_the_wrong_type_are_left_out(tmp_path: Path) -> None:
 def test_names_cannot_steer_the_terminal(tmp_path: Path) -> None:
     found = inspect(bare(tmp_path / "a.gguf", "bert", general__name="\x1b[31mred\nline"))
     assert found.name is not None and found.name.isprintable()
+
+
+def test_parts_of_a_model_that_are_none_by_themselves(tmp_path: Path) -> None:
+    holds = {"qwen35.block_count": 3, "qwen35.nextn_predict_layers": 1, "qwen35.embedding_length": 32}
+    path = tmp_path / "ahead.gguf"
+    write_small_gguf(
+        path,
+        architecture="qwen35",
+        metadata=holds,
+        tensors={"token_embd.weight": np.zeros((40, 32)), "blk.2.attn_output.weight": np.zeros((32, 32))},
+    )
+    assert "predict further tokens (MTP)" in refused(path)
+    # As adapters were before general.type.
+    matrices = {f"blk.0.attn_q.weight.lora_{half}": np.zeros((4, 4)) for half in "ab"}
+    write_small_gguf(path, architecture="llama", metadata={"adapter.type": "lora"}, tensors=matrices)
+    assert "adapter (LoRA)" in refused(path)
+
+
+def test_pieces_of_bytes_and_parts_put_end_to_end(tmp_path: Path) -> None:
+    whole = write_tiny_llama(tmp_path / "X.gguf")
+    content = whole.read_bytes()
+    half = len(content) // 2
+    for name, piece in (
+        ("X.gguf.part1of2", content[:half]),
+        ("X.gguf.part2of2", content[half:]),
+        ("X.gguf-split-a", content[:half]),
+        ("X.gguf.001", content[half:]),
+    ):
+        (tmp_path / name).write_bytes(piece)
+        with pytest.raises(ModelFileError, match="a piece of a file") as caught:
+            GgufFile.open(tmp_path / name)
+        assert caught.value.remedy and "> X.gguf" in caught.value.remedy
+    parts = split_gguf(whole, tmp_path / "split.gguf", 8)
+    joined = tmp_path / "joined.gguf"
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with pytest.raises(UnsupportedModelError, match="end to end") as error:
+        GgufFile.open(joined)
+    assert error.value.remedy and "llama-gguf-split --merge" in error.value.remedy

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.not_a_model import not_a_model
 from rosi_edge.models.trial import objection
 from rosi_edge.policy.model import Policy, Severity
 from rosi_edge.policy.rule import Finding, Subject, failed, passed
@@ -28,8 +29,8 @@ class FileSanity:
         return policy.file.severity
 
     def check(self, subject: Subject) -> Finding:
-        if not subject.file.tensors:
-            return failed("it holds no weights", "Give the model itself, not its vocabulary")
+        if other := not_a_model(subject.file):
+            return failed(other, "Check the model itself")
         gap = max(map(_largest_gap, subject.file.parts))
         allowed = subject.policy.file.largest_gap
         if gap > allowed:
