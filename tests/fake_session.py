@@ -12,6 +12,8 @@ from report.sample_report import make_report, separations
 from rosi_edge.baking.measure import BakedTensor
 from rosi_edge.basics.progress import SILENT, Progress
 from rosi_edge.direction.difference import Directions
+from rosi_edge.edits.keys import Form
+from rosi_edge.edits.profile import Profile, Setting
 from rosi_edge.evaluation.behaviour import Behaviour, Judged
 from rosi_edge.evaluation.verdicts import Judge, Verdict
 from rosi_edge.hardening.events import Events
@@ -68,10 +70,10 @@ def behaviour(refused: int, answered: int, sounds: int, kl: float | None = None)
 
 
 ORIGINAL = behaviour(20, 37, 22)
+PLATEAU = Profile(14.5, 5.5)
+SETTING = Setting("layer 14", Form.RIDGE, PLATEAU, PLATEAU, (0.25, 0.1), 0.4)
 FRONTIER = tuple(
-    FrontierPoint(
-        14, strength, behaviour(*counts), (), f"ridge keys around layers 9 to 20, strength {strength:g}"
-    )
+    FrontierPoint(14, strength, behaviour(*counts), (), SETTING.at(strength))
     for strength, counts in (
         (0.4, (27, 37, 22, 0.03)),
         (0.46, (31, 37, 21, 0.06)),
@@ -194,7 +196,7 @@ class FakeSession:
 
     def search(self) -> SearchResult:
         for refusal, compliance in ((0.55, 0.92), (0.62, 0.9), (0.71, 0.93), (0.8, 0.81)):
-            self.events.tried(Tried("a setting", 14, 0.4, refusal, compliance, 0.05, False))
+            self.events.tried(Tried(SETTING, refusal, compliance, 0.05, False))
         self._step("search", "Trying settings", 16)
         self.progress.note("layer 14, strength 0.46: refusal 0.775, benign compliance 0.925")
         kept = FRONTIER[1] if self.library.finds else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,15 +22,14 @@ from rosi_edge.edits.profile import Profile, Setting, conditional_edits
 from rosi_edge.errors import RosiEdgeError
 from rosi_edge.evaluation.judges.keyword import KeywordJudge
 from rosi_edge.evaluation.verdicts import Judge, Verdict
-from rosi_edge.hardening.events import Events
 from rosi_edge.inspection import require_hardenable
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.prompts.plan import RequestSets
 from rosi_edge.prompts.sets import PromptSet
 from rosi_edge.runtime.engine import Conversation, EditHandle, EngineOptions
 from rosi_edge.runtime.llama_engine import LlamaEngine
-from rosi_edge.search import conditional as conditional_search
-from rosi_edge.search.candidates import direction_candidates, layer_candidates
+from rosi_edge.search import strength as search_strength
+from rosi_edge.search.candidates import Editable, direction_candidates, layer_candidates
 from rosi_edge.search.conditional import search_conditional
 from rosi_edge.search.options import ConditionalOptions
 from rosi_edge.search.result import SearchResult, Tried
@@ -53,7 +52,7 @@ def sets(part: str) -> RequestSets:
 def run(
     path: Path,
     options: ConditionalOptions,
-    events: Events = Events(),  # noqa: B008
+    tried: Callable[[Tried], None] = lambda point: None,
     elicitation: str | None = None,
     judge: Judge = KeywordJudge(),  # noqa: B008
 ) -> SearchResult:
@@ -66,14 +65,12 @@ def run(
         with calibration.inputs:
             return search_conditional(
                 engine,
-                file,
-                matrices,
+                Editable(file, matrices, direction_candidates(calibration, options.layer)),
                 calibration,
-                direction_candidates(calibration, options.layer),
                 sets("choosing"),
                 judge,
                 options,
-                events=events,
+                tried=tried,
             )
 
 
@@ -82,7 +79,7 @@ def model(tmp_path: Path) -> Path:
     return write_tiny_llama(tmp_path / "tiny.gguf", layers=4)
 
 
-def settings(result: SearchResult) -> list[str]:
+def settings(result: SearchResult) -> list[Setting | None]:
     return [point.setting for point in result.frontier]
 
 
@@ -98,15 +95,11 @@ def test_one_seed_one_point(model: Path) -> None:
 
 def test_another_seed_tries_other_settings(model: Path) -> None:
     # Beyond the starting points, which are the same for every seed.
-    tried: list[list[str]] = []
+    tried: list[list[Setting]] = []
     for seed in (0, 1):
-        found: list[str] = []
-
-        def listen(point: Tried, found: list[str] = found) -> None:
-            found.append(point.setting)
-
-        run(model, replace(OPTIONS, trials=7, seed=seed, answered=1), Events(tried=listen))
-        tried.append(found)
+        found: list[Tried] = []
+        run(model, replace(OPTIONS, trials=7, seed=seed, answered=1), found.append)
+        tried.append([point.setting for point in found])
     assert tried[0][:5] == tried[1][:5]
     assert tried[0] != tried[1]
 
@@ -127,7 +120,7 @@ def test_strength_is_doubled_until_the_divergence_can_be_seen(
     # Only once more after it can be seen, however much is allowed.
     seen = max(trial.strength for trial in far.sweep)
     assert 0.5 < seen < 32
-    monkeypatch.setattr(conditional_search, "VISIBLE", 1e9)
+    monkeypatch.setattr(search_strength, "VISIBLE", 1e9)
     far = run(model, replace(OPTIONS, max_kl=1e9, trials=1, answered=1))
     assert {trial.strength for trial in far.sweep} == {64.0}
     assert max(trial.strength for trial in near.sweep) <= 0.5
@@ -184,13 +177,13 @@ def test_a_point_that_costs_nothing_is_asked_much_stronger_and_halfway_back(
 
     def note(point: Tried) -> None:
         if point.answered:
-            asked.append(point.strength)
+            asked.append(point.setting.strength)
 
-    monkeypatch.setattr(conditional_search, "VISIBLE", 0.0)
+    monkeypatch.setattr(search_strength, "VISIBLE", 0.0)
     run(
         model,
         replace(OPTIONS, max_kl=1e9, trials=1, answered=4),
-        Events(tried=note),
+        note,
         judge=JudgeOfStrength(limit, applied),
     )
     expected = [1, 2, 4, 8] if limit > 1e6 else [1, 2, np.sqrt(8)]

@@ -60,7 +60,7 @@ from rosi_edge.report.write import write_report
 from rosi_edge.runtime.engine import EngineOptions, ask
 from rosi_edge.runtime.llama_engine import LlamaEngine
 from rosi_edge.runtime.taps import Positions, TapRequest
-from rosi_edge.search import conditional as conditional_search
+from rosi_edge.search import strength as search_strength
 from rosi_edge.verification.gguf import verify
 
 STACK = "blk.1.ffn_down_exps.weight"
@@ -111,8 +111,8 @@ def test_rows_of_experts_are_those_of_the_positions_they_are_said_to_be(
                     tapped = alone[prompt].get(name)
                     if tapped is None:
                         continue
-                    assert tapped.rows is not None and tapped.places is not None
-                    ends = np.isin(tapped.places, [len(prompts[prompt]) - 1, len(prompts[prompt]) - 3])
+                    assert tapped.rows is not None and tapped.from_end is not None
+                    ends = np.isin(tapped.from_end, [0, 2])
                     for end in tapped.rows[ends]:
                         # A routing that hangs on rounding may differ; here none does.
                         assert np.abs(rows - end).max(axis=1).min() < 5e-2
@@ -332,7 +332,7 @@ def test_more_than_a_file_can_declare_is_refused(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("method", ["rosi", "conditional"])
 def test_hardened_and_verified(tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Random weights diverge little until an edit is larger than the range of their codes.
-    monkeypatch.setattr(conditional_search, "MOST_DOUBLINGS", 0)
+    monkeypatch.setattr(search_strength, "MOST_DOUBLINGS", 0)
     source, target, adapter = tmp_path / "model.gguf", tmp_path / "out.gguf", tmp_path / "adapter.gguf"
     write_tiny_llama(source, layers=3, experts=4, types={"ffn_down_exps": Type.Q4_0})
     options = OPTIONS if method == "rosi" else CONDITIONAL

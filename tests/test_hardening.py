@@ -20,6 +20,7 @@ from tiny_gguf import CHATML, write_tiny_llama
 from rosi_edge.baking.gguf import bake
 from rosi_edge.baking.measure import BakedTensor
 from rosi_edge.edits.adapter import read_adapter
+from rosi_edge.edits.profile import Setting
 from rosi_edge.errors import OutputError, RosiEdgeError, UnsupportedModelError
 from rosi_edge.evaluation import behaviour
 from rosi_edge.evaluation.verdicts import Verdict
@@ -398,8 +399,8 @@ def test_a_search_without_time_tries_one_direction_and_one_setting(source: Path)
 def test_an_interrupted_search_goes_on(source: Path, tmp_path: Path) -> None:
     options = replace(CONDITIONAL, conditional=replace(CONDITIONAL.conditional, folder=tmp_path / "searches"))
 
-    def settings(interrupt_after: int | None) -> tuple[list[str], str | None]:
-        tried: list[str] = []
+    def settings(interrupt_after: int | None) -> tuple[list[Setting], Setting | None]:
+        tried: list[Setting] = []
 
         def listen(point: Tried) -> None:
             tried.append(point.setting)
@@ -590,7 +591,7 @@ def test_requantized_with_an_importance_matrix(tmp_path: Path) -> None:
             plain += int(np.array_equal(new, quantize(wanted, kind)))
         assert plain == 0
         assert verify(target, base).passed
-    with pytest.raises(UnsupportedModelError, match="says nothing"):
+    with pytest.raises(UnsupportedModelError, match="covers none of this model"):
         other = write_tiny_llama(tmp_path / "other.gguf", architecture="mamba")
         HardeningSession(other, plan(), Changed(), options)
 

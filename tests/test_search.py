@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from rosi_edge.basics.arrays import Float32
 from rosi_edge.direction.difference import Directions, LayerSeparation
 from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.prompts.plan import RequestSets
+from rosi_edge.search.constraints import Constraints
 from rosi_edge.search.options import SearchOptions
-from rosi_edge.search.paper import choose, search
+from rosi_edge.search.paper import search_paper
 from rosi_edge.search.result import SearchResult, best_balance
 
 LAYERS = 16
@@ -47,7 +49,7 @@ def thresholds(limit: float = 8.0) -> dict[str, float]:
 
 
 def run(engine: FakeEngine, **options: object) -> SearchResult:
-    return search(engine, DIRECTIONS, edits, SETS, FakeJudge(), SearchOptions(**options))  # type: ignore[arg-type]
+    return search_paper(engine, DIRECTIONS, edits, SETS, FakeJudge(), SearchOptions(**options))  # type: ignore[arg-type]
 
 
 def check_sound(found: SearchResult, engine: FakeEngine) -> None:
@@ -169,7 +171,7 @@ def test_the_original_is_restored_when_something_fails() -> None:
             return super().judge(requests, answers)
 
     with pytest.raises(KeyboardInterrupt):
-        search(engine, DIRECTIONS, edits, SETS, Interrupting(), SearchOptions(layers=(4,)))
+        search_paper(engine, DIRECTIONS, edits, SETS, Interrupting(), SearchOptions(layers=(4,)))
     assert engine.active == {}
 
 
@@ -192,14 +194,15 @@ def test_of_equals_the_weaker_is_chosen() -> None:
         for strength in (4.0, 4.1, 4.4, 6.0)
         for point in run(engine, layers=(5,), strength=strength).frontier
     ]
-    chosen = choose(points[:3], 0.9)
+    constraints = Constraints(run(engine, layers=(5,)).original, floor=0.9)
+    chosen = constraints.choose(points[:3])
     assert chosen is not None
     assert chosen.strength == 4.0
-    chosen = choose(list(reversed(points)), 0.9)
+    chosen = constraints.choose(list(reversed(points)))
     assert chosen is not None
     assert chosen.strength == 6.0
-    assert choose(points, 1.01) is None
-    assert choose([], 0.5) is None
+    assert replace(constraints, floor=1.01).choose(points) is None
+    assert constraints.choose([]) is None
 
 
 def test_the_best_balance_weighs_refusal_against_compliance() -> None:

@@ -190,7 +190,8 @@ def _injection(run: Run) -> schema.Injection:
     return schema.Injection(
         method=run.options.method,
         rounding=run.options.rounding,
-        setting=run.chosen.setting if run.chosen else "",
+        setting=_setting(run.chosen) if run.chosen else "",
+        direction=run.chosen.direction if run.chosen else "",
         strength=run.chosen.strength if run.chosen else 0.0,
         min_compliance=run.search.floor,
         max_kl=run.options.max_kl,
@@ -209,12 +210,16 @@ def _frontier(run: Run) -> tuple[schema.FrontierPoint, ...]:
     )
 
 
+def _setting(point: FrontierPoint) -> str:
+    return "" if point.setting is None else point.words
+
+
 def _point(point: FrontierPoint, *, chosen: bool) -> schema.FrontierPoint:
     behaviour = point.behaviour
     return schema.FrontierPoint(
         layer=point.layer,
         strength=point.strength,
-        setting=point.setting,
+        setting=_setting(point),
         harmful_refusal=behaviour.refusal,
         benign_compliance=behaviour.compliance,
         sounds_harmful_compliance=behaviour.sounds_harmful_compliance,

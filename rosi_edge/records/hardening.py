@@ -6,6 +6,7 @@ changes its meaning or goes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
@@ -26,6 +27,8 @@ from rosi_edge.records.record import Record, Text
 
 Method = Literal["rosi", "conditional"]
 Status = Literal["hardened", "ineffective", "over_refusing", "degraded"]
+_DIRECTION = re.compile(r"(hole \d+ [+−]|[^,+]+?)(?:, | \+ )")
+"""What a setting in words begins with."""
 
 
 class SweepPoint(Record):
@@ -128,6 +131,7 @@ class Injection(Record):
     Attributes:
         rounding: how the edits were put into blocks.
         setting: the chosen point in words.
+        direction: the name of its direction, as in the layer sweep.
         strength: α; 0 when no strength was good enough.
         min_compliance: benign compliance on the choosing prompts, 0 … 1, below which no strength was taken.
         max_kl: nats of mean KL divergence there above which none was taken; None without such a limit.
@@ -138,6 +142,7 @@ class Injection(Record):
     method: Method = "rosi"
     rounding: str = "requantize"
     setting: Text = ""
+    direction: Text = ""
     strength: float
     min_compliance: float
     max_kl: float | None = None
@@ -147,10 +152,12 @@ class Injection(Record):
     @model_validator(mode="before")
     @classmethod
     def _older(cls, values: Any) -> Any:
-        # Reports of earlier versions list here the categories that had directions of their own; those that
-        # were injected are named in ``setting`` too.
+        # Reports of earlier versions name the direction only in ``setting``, which begins with it. They list
+        # the categories that had directions of their own; those that were injected are in ``setting`` too.
         if isinstance(values, Mapping):
-            return {name: value for name, value in values.items() if name != "further"}
+            begins = _DIRECTION.match(str(values.get("setting", "")))
+            older = {"direction": begins[1]} if begins else {}
+            return older | {name: value for name, value in values.items() if name != "further"}
         return values
 
 

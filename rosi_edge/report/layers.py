@@ -49,14 +49,9 @@ def layer_rows(report: HardeningReport) -> list[LayerRow]:
 
 def direction_taken(report: HardeningReport) -> str | None:
     """The name of the direction that the file was hardened along; None when nothing was good enough."""
-    injection = report.injection
-    if injection.strength == 0:
+    if report.injection.strength == 0:
         return None
-    for point in report.direction.sweep:
-        # A setting in words begins with its direction.
-        if injection.setting.startswith((f"{name_of(point)}, ", f"{name_of(point)} + ")):
-            return name_of(point)
-    return f"layer {report.direction.layer}"
+    return report.injection.direction or f"layer {report.direction.layer}"
 
 
 def name_of(point: SweepPoint) -> str:

@@ -2,61 +2,107 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
-import numpy as np
-
+from rosi_edge.basics.statistics import Estimate
 from rosi_edge.edits.profile import Setting
-from rosi_edge.search.result import FrontierPoint, Tried
+from rosi_edge.edits.rank_one import RankOneEdit
+from rosi_edge.evaluation.behaviour import Answered
+from rosi_edge.evaluation.verdicts import Verdict
+from rosi_edge.search.constraints import Constraints
+from rosi_edge.search.questions import Questions
+from rosi_edge.search.result import FrontierPoint, Point, Tried
+from rosi_edge.search.score import SettingScorer
+from rosi_edge.search.strength import Climb, weaker
 
-SCREENED = 3
+_SCREENED = 3
 """Points asked the harmless prompts for each that may be asked everything."""
-SHOWN = 2
+_SHOWN = 2
 """Points asked everything even when all break the floor."""
-STRONGER = 1.12
-"""Next strength to ask for real answers, after one that kept the constraints with little divergence left."""
-MOST_STRONGER = 2.0
-_LEAST_STEP = 1.03
 
 
-@dataclass
-class Climb:
-    """One setting asked at growing strengths until it breaks a constraint, then in between.
+class Answers:
+    """Asks the most promising points for real answers.
 
-    Attributes:
-        kept: the highest strength that kept all constraints; 0 before any did.
-        step: by how much that one may be multiplied.
-        broke: the lowest strength above it that broke one.
+    The harmless prompts are asked first: a point that breaks the floor of benign compliance is dropped
+    there, one that breaks nothing but the limit of the divergence is asked again weaker. One that keeps all
+    constraints is asked again stronger, and if that was too much, halfway back. When none keeps the floor,
+    those that come closest are asked the rest, so that there is something to show.
     """
 
-    kept: float = 0.0
-    step: float = 1.0
-    broke: float = float("inf")
+    def __init__(
+        self,
+        scorer: SettingScorer,
+        questions: Questions,
+        constraints: Constraints,
+        tried: Callable[[Tried], None],
+    ) -> None:
+        self._scorer = scorer
+        self._questions = questions
+        self._constraints = constraints
+        self._tried = tried
+        self._frontier: list[FrontierPoint] = []
+        self._closest: list[tuple[Setting, Answered]] = []
+        self._failures = 0
 
-    def after_keeping(self, setting: Setting, step: float) -> Setting | None:
-        """The next one to ask; None when there is none worth asking."""
-        self.kept, self.step = setting.strength, step
-        return self._next(setting)
+    def of_best(self, points: Sequence[Point]) -> list[FrontierPoint]:
+        options = self._scorer.options
+        left = list(points)
+        setting: Setting | None = None
+        for _ in range(options.answered * _SCREENED):
+            if len(self._frontier) == options.answered or (setting is None and not left):
+                break
+            if setting is None:
+                best = max(left, key=lambda point: self._scorer.value(point.score, self._failures))
+                left.remove(best)
+                setting, climb = best.setting, Climb(options.max_kl)
+            setting = self._ask(setting, climb)
+            if options.strength:
+                break
+        if not any(self._constraints.keeps_answers(point.behaviour) for point in self._frontier):
+            for closest, harmless in self._closest[: max(0, _SHOWN - len(self._frontier))]:
+                with self._scorer.applied(closest) as applied:
+                    self._ask_the_rest(closest, applied.edits, harmless)
+        return self._frontier
 
-    def after_breaking(self, setting: Setting) -> Setting | None:
-        """As ``after_keeping``; None when no strength has kept the constraints."""
-        self.broke = setting.strength
-        return self._next(setting)
+    def _ask(self, setting: Setting, climb: Climb) -> Setting | None:
+        """Ask one setting, and say which to ask next; None for another of the points."""
+        constraints = self._constraints
+        with self._scorer.applied(setting) as applied:
+            harmless = self._questions.harmless(constraints.original)
+            if not self._scorer.options.strength:
+                if not constraints.answers_enough(_compliance(harmless)):
+                    self._drop(setting, harmless)
+                    return climb.after_breaking(setting)
+                if again := weaker(setting, harmless.kl, constraints.max_kl):
+                    return again
+            point = self._ask_the_rest(setting, applied.edits, harmless)
+        if constraints.keeps_all(point.behaviour):
+            return climb.after_keeping(setting, harmless.kl)
+        return climb.after_breaking(setting)
 
-    def _next(self, setting: Setting) -> Setting | None:
-        if not self.kept or self.step <= _LEAST_STEP or self.broke <= self.kept * STRONGER * (1 + 1e-6):
-            return None
-        return setting.at(self.kept * min(self.step, float(np.sqrt(self.broke / self.kept))))
+    def _drop(self, setting: Setting, harmless: Answered) -> None:
+        self._failures += 1
+        self._closest.append((setting, harmless))
+        # No more than will be shown: the log-probabilities are large.
+        self._closest.sort(key=lambda pair: -_compliance(pair[1]).value)
+        del self._closest[_SHOWN:]
+        self._questions.progress.note(
+            f"{setting.describe()}: benign compliance {_compliance(harmless).value:.3f}, under the floor"
+        )
+
+    def _ask_the_rest(
+        self, setting: Setting, edits: tuple[RankOneEdit, ...], harmless: Answered
+    ) -> FrontierPoint:
+        """Of the setting's edits, which are applied now."""
+        behaviour = self._questions.all("Asking a candidate", self._constraints.original, harmless)
+        layer = self._scorer.editable.direction(setting).layer
+        point = FrontierPoint(layer, setting.strength, behaviour, edits, setting)
+        self._frontier.append(point)
+        self._questions.progress.note(f"{setting.describe()}: {point.describe()}")
+        self._tried(Tried.by_answers(setting, behaviour))
+        return point
 
 
-def as_tried(point: FrontierPoint) -> Tried:
-    behaviour = point.behaviour
-    return Tried(
-        point.setting,
-        point.layer,
-        point.strength,
-        behaviour.refusal.value,
-        behaviour.compliance.value,
-        behaviour.kl.value if behaviour.kl else None,
-        answered=True,
-    )
+def _compliance(harmless: Answered) -> Estimate:
+    return harmless.judged.share(Verdict.COMPLIED)

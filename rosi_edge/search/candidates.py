@@ -7,18 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rosi_edge.abliteration import find_holes
 from rosi_edge.basics.arrays import Float32
-from rosi_edge.direction.calibration import Calibration
+from rosi_edge.basics.progress import SILENT, Progress
+from rosi_edge.direction.calibration import Calibration, Keys
 from rosi_edge.direction.difference import EACH_LAYERS_OWN
-from rosi_edge.edits.keys import Form
-from rosi_edge.edits.profile import Profile, Setting
+from rosi_edge.edits.profile import Setting, conditional_edits
+from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.models.architectures import WriteMatrix
+from rosi_edge.models.weights import Weights
 
-_MIDDLE = 0.63
+MIDDLE = 0.63
 """Depth at which directions and edits usually do most."""
-BELOW_GUARDED = -0.2
-"""β of guarded requests: they are pushed a little along. Pushed away as benign ones are, or not at all, they
-were refused less often on the demo model: a direction of declining shares something with that of refusal."""
+_HOLES_TRIED = 2
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,23 @@ class CandidateDirection:
     name: str
     vector: Float32
     layer: int
+
+
+@dataclass(frozen=True)
+class Editable:
+    """What a search may edit, and along what."""
+
+    weights: Weights
+    matrices: Sequence[WriteMatrix]
+    directions: Sequence[CandidateDirection]
+
+    def direction(self, setting: Setting) -> CandidateDirection:
+        return next(candidate for candidate in self.directions if candidate.name == setting.direction)
+
+    def edits(self, setting: Setting, keys: Keys) -> tuple[RankOneEdit, ...]:
+        """The edits of a setting at strength one."""
+        vector = self.direction(setting).vector
+        return conditional_edits(self.weights, self.matrices, keys, vector, setting)
 
 
 def layer_candidates(calibration: Calibration, layer: int | None) -> list[CandidateDirection]:
@@ -51,31 +69,34 @@ def direction_candidates(calibration: Calibration, layer: int | None) -> list[Ca
     if layer is not None:
         return single
     vectors = calibration.directions.vectors
-    return [*single, CandidateDirection(EACH_LAYERS_OWN, vectors, int(_MIDDLE * len(vectors)))]
+    return [*single, CandidateDirection(EACH_LAYERS_OWN, vectors, int(MIDDLE * len(vectors)))]
 
 
-def default_setting(
-    matrices: Sequence[WriteMatrix],
-    layers: int,
-    directions: Sequence[CandidateDirection],
-    *,
-    benign_sets: int,
-    guarded: bool = False,
-    strength: float = 0.5,
-) -> Setting:
-    """Where a search starts: a plateau over the upper middle of the model.
+def hole_candidates(
+    weights: Weights, matrices: Sequence[WriteMatrix], progress: Progress = SILENT
+) -> tuple[list[CandidateDirection], list[str]]:
+    """Directions that the weights avoid: what an ablated model cannot write cannot be measured in its
+    activations. An eigenvector's sign is open, so both are candidates.
 
-    Args:
-        matrices: those that may be edited.
-        layers: of the model.
-        benign_sets: how many sets of benign inputs the keys were solved with.
-        guarded: whether they were solved with guarded ones besides.
+    Returns:
+        also a sentence about each.
     """
-    center = float(np.clip(0.65 * layers, matrices[0].block, matrices[-1].block))
-    plateau = Profile(center, max(0.16 * layers, 0.5))
-    middle = min(directions, key=lambda candidate: abs(candidate.layer - _MIDDLE * layers))
-    below = (*(0.25, 0.1)[:benign_sets], *([BELOW_GUARDED] if guarded else []))
-    return Setting(middle.name, Form.RIDGE, plateau, plateau, below=below, strength=strength)
-
-
-HOLES_TRIED = 2
+    found = find_holes(weights, matrices, progress=progress).holes
+    holes = [hole for hole in found if hole.space == "stream"][:_HOLES_TRIED]
+    sentences = [
+        f"The weights of layers {hole.layers[0]} to {hole.layers[-1]} avoid one direction (energy ratio "
+        f"{hole.energy_ratio:.2f}, confidence {hole.confidence:.3f}): signs of abliteration."
+        for hole in holes
+    ]
+    for sentence in sentences:
+        progress.note(sentence)
+    candidates = [
+        CandidateDirection(
+            f"hole {number} {name}",
+            (sign * hole.direction).astype(np.float32),
+            hole.layers[len(hole.layers) // 2],
+        )
+        for number, hole in enumerate(holes, start=1)
+        for name, sign in (("+", 1), ("−", -1))
+    ]
+    return candidates, sentences

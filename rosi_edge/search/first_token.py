@@ -20,9 +20,8 @@ from rosi_edge.runtime.engine import Engine, ask
 
 _SOFTNESS = 0.25
 """Nats of margin over which a prompt goes from answered to refused in the soft share."""
-
-
 _SHORTEST_TAIL = 3
+_NAMES = ("harmful", "harmless", "sounding harmful")
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,8 @@ class FirstTokenScore:
     refused: tuple[float, ...]
     kl: float
 
-    def describe(self, names: Sequence[str]) -> str:
-        shares = ", ".join(f"{share:.2f} {name}" for share, name in zip(self.refused, names, strict=True))
+    def describe(self) -> str:
+        shares = ", ".join(f"{share:.2f} {name}" for share, name in zip(self.refused, _NAMES, strict=False))
         return f"opens with a refusal {shares}, KL {self.kl:.3f}"
 
 

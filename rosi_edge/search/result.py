@@ -20,24 +20,30 @@ class Point:
 
 @dataclass(frozen=True)
 class Tried:
-    """One point of the search.
+    """One point of the search, for whoever looks on.
 
     Attributes:
-        setting: in words.
-        layer: of the direction.
         refusal: share of harmful prompts refused.
         compliance: share of harmless prompts answered.
         kl: mean KL divergence of the first answer token on harmless prompts, nats; None when not measured.
         answered: whether these come from real answers or from first tokens alone.
     """
 
-    setting: str
-    layer: int
-    strength: float
+    setting: Setting
     refusal: float
     compliance: float
     kl: float | None
     answered: bool
+
+    @classmethod
+    def by_first_tokens(cls, point: Point) -> Tried:
+        score = point.score
+        return cls(point.setting, score.refused[0], 1 - score.refused[1], score.kl, answered=False)
+
+    @classmethod
+    def by_answers(cls, setting: Setting, behaviour: Behaviour) -> Tried:
+        kl = behaviour.kl.value if behaviour.kl else None
+        return cls(setting, behaviour.refusal.value, behaviour.compliance.value, kl, answered=True)
 
 
 @dataclass(frozen=True)
@@ -66,14 +72,31 @@ class LayerTrial:
 
 @dataclass(frozen=True)
 class FrontierPoint:
-    """One setting tried with real answers on the choosing prompts; ``edits`` are at strength one, ``setting``
-    says in words what they are."""
+    """One point tried with real answers on the choosing prompts.
+
+    Attributes:
+        layer: of the direction.
+        edits: at strength one.
+        setting: of the conditional method; None for the paper's, which has a layer and a strength only.
+    """
 
     layer: int
     strength: float
     behaviour: Behaviour
     edits: tuple[RankOneEdit, ...]
-    setting: str = ""
+    setting: Setting | None = None
+
+    @property
+    def words(self) -> str:
+        """What was tried."""
+        if self.setting is None:
+            return f"layer {self.layer}, strength {self.strength:.4g}"
+        return self.setting.describe()
+
+    @property
+    def direction(self) -> str:
+        """The name of the direction."""
+        return f"layer {self.layer}" if self.setting is None else self.setting.direction
 
     def describe(self) -> str:
         behaviour = self.behaviour

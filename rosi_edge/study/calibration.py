@@ -22,8 +22,9 @@ from rosi_edge.models.weights import Weights
 from rosi_edge.prompts.plan import RequestSets
 from rosi_edge.prompts.sets import PromptSet
 from rosi_edge.runtime.engine import Engine, edits_applied
-from rosi_edge.search.candidates import default_setting, layer_candidates
+from rosi_edge.search.candidates import layer_candidates
 from rosi_edge.search.first_token import FirstTokenScore, FirstTokenScorer
+from rosi_edge.search.space import Space
 
 _KL = 0.05
 """Nats at which the effects of samples are compared: each edit gets the strength that costs about this."""
@@ -101,9 +102,8 @@ def study_calibration(
             directions = layer_candidates(calibration, None)
             with calibration.inputs as inputs:
                 keys = solve(inputs, ridge=_RIDGE, forms=[Form.RIDGE], progress=progress)
-            setting = default_setting(
-                candidates, engine.facts.layers, directions, benign_sets=len(groups) - 1
-            )
+            space = Space(engine.facts.layers, benign_sets=len(groups) - 1)
+            setting = space.start(candidates, directions)
             chosen = next(candidate for candidate in directions if candidate.name == setting.direction)
             layer = chosen.layer
             vectors.append(chosen.vector)

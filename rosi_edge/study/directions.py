@@ -20,8 +20,9 @@ from rosi_edge.models.architectures import WriteMatrix
 from rosi_edge.models.weights import Weights
 from rosi_edge.prompts.plan import RequestSets
 from rosi_edge.runtime.engine import Engine, edits_applied
-from rosi_edge.search.candidates import default_setting, layer_candidates
+from rosi_edge.search.candidates import layer_candidates
 from rosi_edge.search.first_token import FirstTokenScore, FirstTokenScorer
+from rosi_edge.search.space import Space
 from rosi_edge.study.calibration import at_equal_divergence
 
 _RIDGE = 0.01
@@ -106,7 +107,7 @@ def study_directions(
     first = calibrate(engine, sets, candidates, progress=progress)
     with first.inputs:
         directions = layer_candidates(first, None)
-        setting = default_setting(candidates, layers, directions, benign_sets=len(first.sets) - 1)
+        setting = Space(layers, benign_sets=len(first.sets) - 1).start(candidates, directions)
         common = next(candidate for candidate in directions if candidate.name == setting.direction)
         keys = solve(first.inputs, ridge=_RIDGE, forms=[setting.form], progress=progress)
     edits = list(conditional_edits(file, candidates, keys, common.vector, setting))

@@ -156,8 +156,8 @@ def test_layers_without_sweep_or_resamples_have_fewer_columns(
 def test_a_direction_of_the_weights_is_named_as_what_was_taken(
     report: HardeningReport, build: Callable[..., HardeningReport]
 ) -> None:
-    words = setting(0.475).replace("layer 14", "hole 1 +")
-    card = model_card(build(injection=report.injection.model_copy(update={"setting": words})))
+    taken = {"setting": setting(0.475).replace("layer 14", "hole 1 +"), "direction": "hole 1 +"}
+    card = model_card(build(injection=report.injection.model_copy(update=taken)))
     assert [row[0] for row in headed(card, "d′") if row[-1] == "taken"] == ["hole 1 +"]
     assert "is one that the weights" in card
     assert "gave a safety direction" not in card
@@ -390,7 +390,7 @@ def test_a_direction_a_layer_is_said_to_be_one(
     point = {**report.direction.sweep[-1].model_dump(), "direction": EACH_LAYERS_OWN}
     facts = {**report.direction.model_dump(), "sweep": (*report.direction.sweep[:-1], point)}
     setting = f"{EACH_LAYERS_OWN}, ridge"
-    injection = {**report.injection.model_dump(), "setting": setting}
+    injection = {**report.injection.model_dump(), "setting": setting, "direction": EACH_LAYERS_OWN}
     card = model_card(
         build(
             direction=DirectionFacts.model_validate(facts),

@@ -32,6 +32,27 @@ def test_an_older_report_is_read(report: HardeningReport, further: list[str]) ->
     assert HardeningReport.model_validate_json(json.dumps(document)) == report
 
 
+@pytest.mark.parametrize(
+    ("begins", "direction"),
+    [
+        ("layer 14, ridge", "layer 14"),
+        ("layer 14 + fraud + weapons, ridge", "layer 14"),
+        ("hole 2 +, ridge", "hole 2 +"),
+        ("hole 1 − + fraud, ridge", "hole 1 −"),
+        ("hole 1 + + fraud, ridge", "hole 1 +"),
+        ("each layer's own, null-space", "each layer's own"),
+        ("", ""),
+    ],
+)
+def test_the_direction_of_an_older_report_is_read_from_its_setting(
+    report: HardeningReport, begins: str, direction: str
+) -> None:
+    document = json.loads(to_json(report))
+    del document["injection"]["direction"]
+    document["injection"]["setting"] = begins and f"{begins}, attention 12–19 × 1.00, strength 0.475"
+    assert HardeningReport.model_validate_json(json.dumps(document)).injection.direction == direction
+
+
 def test_evaluation_comes_back_as_the_same_report(evaluation: EvaluationReport) -> None:
     assert EvaluationReport.model_validate_json(to_json(evaluation)) == evaluation
 

@@ -81,11 +81,10 @@ class StrengthPane(StepPane):
         if point is None:
             return (
                 f"! No setting kept benign compliance at {session.found.floor:.1%} or above. Allow less in "
-                "the advanced settings (F5) and search again, take a point with the arrow keys, or continue: "
+                "the advanced settings (F5) and search again, choose a point with the arrow keys, or continue: "
                 "the report will say so."
             )
-        where = point.setting or f"layer {point.layer}, strength {point.strength:.4g}"
-        return f"{where}\n{point.describe()}"
+        return f"{point.words}\n{point.describe()}"
 
     def event(self, event: Any) -> None:
         self._tried.append(event)
