@@ -8,7 +8,7 @@ import numpy as np
 
 from rosi_edge.basics.arrays import Float32
 from rosi_edge.basics.progress import SILENT, Progress
-from rosi_edge.direction.activations import InputRows, Places
+from rosi_edge.direction.activations import InputRows
 from rosi_edge.direction.calibration import POSITIONS
 from rosi_edge.edits.rank_one import RankOneEdit, by_matrix
 from rosi_edge.prompts.plan import RequestSets
@@ -128,17 +128,14 @@ def input_factors(
     tensors = tuple(dict.fromkeys(edit.tensor for edit in edits))
     request = TapRequest(inputs=tensors, positions=Positions.ALL, answer=_FACTOR_ANSWER, half=True)
     factors: dict[str, InputFactor] = {}
-    places = Places(prompts, max(len(prompt) for prompt in prompts))
 
     def visit(name: int | str, tapped: Tapped) -> None:
-        assert isinstance(name, str) and tapped.rows is not None
-        assert tapped.prompts is not None and tapped.places is not None
+        assert isinstance(name, str) and tapped.rows is not None and tapped.from_end is not None
         if name in pushes:
             columns = tapped.rows.shape[1]
             rank = min(_FACTOR_RANK, max(128, _FACTOR_VALUES // columns))
             rank = _EXPERT_RANK if name in experts else rank
-            from_end = places.from_end(tapped.prompts, tapped.places)
-            deciding = (from_end >= 0) & (from_end < POSITIONS)
+            deciding = (tapped.from_end >= 0) & (tapped.from_end < POSITIONS)
             tapped.rows[deciding] *= _DECIDING
             rows = tapped.rows
             if known is not None and name in known.names:

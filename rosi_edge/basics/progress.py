@@ -10,6 +10,12 @@ Advance = Callable[[int], None]
 """Called with the number of units done since the last call."""
 
 
+def count_done(advance: Advance | None, units: int) -> None:
+    """Call ``advance`` where there is one."""
+    if advance is not None:
+        advance(units)
+
+
 class Progress(Protocol):
     """A listener. Raising from any of these (KeyboardInterrupt, say) cancels the work."""
 

@@ -16,8 +16,6 @@ import numpy.typing as npt
 
 from rosi_edge.basics.arrays import Float32
 from rosi_edge.edits.rank_one import tensor_and_expert
-from rosi_edge.runtime.batching import SHORTEST_SHARED_PREFIX, common_prefix
-from rosi_edge.runtime.engine import Tokens
 
 
 class InputRows:
@@ -72,27 +70,3 @@ class InputRows:
             for number in range(self._sets):
                 found[number].append(rows[members == number])
         return [np.concatenate(parts).astype(np.float32) for parts in found]
-
-
-class Places:
-    """Where captured rows stand in their prompts.
-
-    Args:
-        prompts: those captured together.
-        last: how many last positions were asked for.
-    """
-
-    def __init__(self, prompts: Sequence[Tokens], last: int) -> None:
-        shared = len(common_prefix(prompts))
-        # What all prompts share is decoded once and never captured.
-        shared = shared if shared >= SHORTEST_SHARED_PREFIX else 0
-        self._own = np.minimum([len(prompt) - shared for prompt in prompts], last)
-
-    def from_end(self, owners: npt.NDArray[np.int32], places: npt.NDArray[np.int32]) -> npt.NDArray[np.intp]:
-        """For each row its distance from its prompt's last token, (n,); negative in the answer.
-
-        Args:
-            owners: (n,), the prompt of each row.
-            places: (n,), which of its prompt's rows it is: of the prompt first, then of its answer.
-        """
-        return np.asarray(self._own[owners] - 1 - places, dtype=np.intp)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from rosi_edge.basics.arrays import Float32
 from rosi_edge.basics.progress import SILENT, Progress
-from rosi_edge.direction.activations import InputRows, Places
+from rosi_edge.direction.activations import InputRows
 from rosi_edge.direction.difference import Directions, LayerSeparation, separation_of
 from rosi_edge.edits.keys import Form, Key, solve_keys
 from rosi_edge.edits.rank_one import RankOneEdit, tensor_and_expert
@@ -103,17 +103,15 @@ def calibrate(
                 if not len(chosen):
                     continue
                 part = [prompts[index] for index in chosen]
-                places = Places(part, last)
 
                 def visit(
                     name: int | str,
                     tapped: Tapped,
                     chosen: npt.NDArray[np.intp] = chosen,
-                    places: Places = places,
                 ) -> None:
                     assert tapped.rows is not None
-                    assert tapped.prompts is not None and tapped.places is not None
-                    from_end = places.from_end(tapped.prompts, tapped.places)
+                    assert tapped.prompts is not None and tapped.from_end is not None
+                    from_end = tapped.from_end
                     if isinstance(name, int):
                         streams[name, chosen] = tapped.rows[from_end == 0]
                         return
@@ -268,6 +266,6 @@ def _differences(after: Tapped, before: Tapped) -> Float32:
 
 
 def _positions(tapped: Tapped) -> npt.NDArray[np.int64]:
-    """A number for each row's position, (n,), rising with the prompts and with the places in them."""
-    assert tapped.prompts is not None and tapped.places is not None
-    return tapped.prompts.astype(np.int64) << 32 | tapped.places
+    """A number for each row's position, (n,): no other position of any prompt has it."""
+    assert tapped.prompts is not None and tapped.from_end is not None
+    return (tapped.prompts.astype(np.int64) << 32) - tapped.from_end

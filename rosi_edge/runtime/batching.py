@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
 
 from rosi_edge.basics.arrays import Int32
+from rosi_edge.errors import EngineError
+from rosi_edge.runtime.engine import Tokens
 
-Tokens = list[int]
+LARGER_CONTEXT = "Use a larger -c"
 
-SHORTEST_SHARED_PREFIX = 4
-"""Tokens that prompts must share for these to be decoded once for all of them."""
+_SHORTEST_SHARED_PREFIX = 4
+"""Fewer tokens are not worth a copy of them in every sequence."""
 
 
 @dataclass(eq=False)
@@ -46,6 +49,7 @@ class Batch:
 
     Attributes:
         owners: the place of each token's prompt among the prompts.
+        from_end: (tokens,), how far before its prompt's last token each lies; negative in the answer.
         outputs: (tokens,), which tokens are outputs.
         ends: members whose next token this batch decides, and ``end_rows``, their rows among the outputs.
     """
@@ -54,6 +58,7 @@ class Batch:
     positions: Int32
     sequences: Int32
     owners: Int32
+    from_end: Int32
     outputs: npt.NDArray[np.bool_]
     ends: tuple[Member, ...]
     end_rows: Int32
@@ -161,11 +166,14 @@ class Batching:
         counts = [count for _, count in chosen]
         offsets = [np.arange(count, dtype=np.int32) for count in counts]
         starts = np.array([member.position for member, _ in chosen], dtype=np.int32)
+        positions = np.repeat(starts, counts) + np.concatenate(offsets)
+        lengths = np.array([len(self._prompts[member.prompt]) for member, _ in chosen], dtype=np.int32)
         batch = Batch(
             tokens=np.array(tokens, dtype=np.int32),
-            positions=np.repeat(starts, counts) + np.concatenate(offsets),
+            positions=positions,
             sequences=np.repeat(np.array([m.sequence for m, _ in chosen], dtype=np.int32), counts),
             owners=np.repeat(np.array([m.prompt for m, _ in chosen], dtype=np.int32), counts),
+            from_end=np.repeat(lengths - 1, counts) - positions,
             outputs=np.concatenate(outputs),
             ends=tuple(ends),
             end_rows=np.array(end_rows, dtype=np.int32),
@@ -178,12 +186,21 @@ class Batching:
 
 
 def common_prefix(prompts: Sequence[Tokens]) -> Tokens:
-    """The longest opening that all prompts share and that leaves each at least one token."""
-    if not prompts:
-        return []
-    shared = list(prompts[0][: min(len(prompt) for prompt in prompts) - 1])
-    for prompt in prompts[1:]:
-        while shared != prompt[: len(shared)]:
-            # Halving would overshoot; prompts differ soon after the system prompt, so this is short.
-            shared = shared[: next(i for i, (a, b) in enumerate(zip(shared, prompt, strict=False)) if a != b)]
-    return shared
+    """The opening that all prompts share: it is decoded once for all of them, and never captured.
+
+    Each prompt keeps at least one token of its own. Empty when it is too short to be worth it.
+    """
+    own = [prompt[:-1] for prompt in prompts]
+    # What the first and the last of a sorted list share, all of it share.
+    pairs = zip(min(own, default=[]), max(own, default=[]), strict=False)
+    shared = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+    return shared if len(shared) >= _SHORTEST_SHARED_PREFIX else []
+
+
+def does_not_fit(prompt: Tokens, reserve: int, context: int, remedy: str = LARGER_CONTEXT) -> EngineError:
+    """The error for a prompt that is too long for a context of so many tokens."""
+    return EngineError(
+        f"a prompt of {len(prompt)} tokens with {reserve} tokens of answer does not fit into a context of "
+        f"{context}",
+        remedy,
+    )

@@ -20,6 +20,9 @@ from rosi_edge.runtime.taps import Capture, TapRequest, Visit
 
 Tokens = list[int]
 
+SESSION_OPENING = 64
+"""Tokens at the opening of a session, its system prompt, that never fall out of the window."""
+
 
 class Role(StrEnum):
     SYSTEM = "system"

@@ -8,8 +8,7 @@ import numpy as np
 
 from rosi_edge.basics.arrays import Float32
 from rosi_edge.native import llama
-
-Tokens = list[int]
+from rosi_edge.runtime.engine import Tokens
 
 
 class HeldPrompts:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rosi_edge.basics.arrays import Float32, Int32
+from rosi_edge.basics.arrays import Float32
 from rosi_edge.basics.cores import usable_cores
-from rosi_edge.basics.progress import Advance
+from rosi_edge.basics.progress import Advance, count_done
 from rosi_edge.edits.adapter import write_adapter
 from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.edits.write_directions import adapter_gains
@@ -18,11 +18,10 @@ from rosi_edge.errors import EngineError, ModelFileError, UnsupportedModelError
 from rosi_edge.models.architectures import architecture_of, expert_counts, write_matrices
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.native import llama
-from rosi_edge.runtime.batching import SHORTEST_SHARED_PREFIX, Batching, Member, common_prefix
-from rosi_edge.runtime.branches import SCORED_AT_A_TIME
+from rosi_edge.runtime import branches
+from rosi_edge.runtime.batching import Batching, Member, common_prefix, does_not_fit
 from rosi_edge.runtime.chat import ChatTemplate
 from rosi_edge.runtime.engine import (
-    Conversation,
     EditHandle,
     EngineOptions,
     Generation,
@@ -30,26 +29,22 @@ from rosi_edge.runtime.engine import (
     OnText,
     Tokens,
 )
+from rosi_edge.runtime.engine_base import EngineBase
 from rosi_edge.runtime.held import HeldPrompts
-from rosi_edge.runtime.logits import count, log_softmax, log_sum_exp
+from rosi_edge.runtime.logits import log_softmax
+from rosi_edge.runtime.memory import Memory
 from rosi_edge.runtime.tap_reader import TapReader
 from rosi_edge.runtime.taps import (
-    Capture,
     Positions,
     TapRequest,
     Visit,
 )
 
-_PREFIX_SEQUENCE = 0
-_SESSION_OPENING = 64
-"""Tokens at the opening of a session, its system prompt, that never fall out of the window."""
-
-
 Read = Callable[[int, Float32], None]
 """Receives a prompt's place and the logits after its last token, (vocabulary,); valid during the call."""
 
 
-class LlamaEngine:
+class LlamaEngine(EngineBase):
     """Runs a GGUF file with llama.cpp in this process. See ``Engine`` for the methods.
 
     Args:
@@ -88,12 +83,10 @@ class LlamaEngine:
         self._adapters: dict[EditHandle, llama.Adapter] = {}
         self._next_handle = 1
         self._active: dict[EditHandle, float] = {}
-        self._prefix: Tokens = []
-        self._session: int | None = None
+        self._memory = Memory(self._context, self._model.vocabulary_size)
         self.path = path
         self._can_hold = 0 if self._model.recurrent else options.held
         self._to_hold: tuple[Sequence[Tokens], int] | None = None
-        self._held: HeldPrompts | None = None
         self.facts = ModelFacts(
             architecture=self._architecture.name,
             layers=self._model.layers,
@@ -103,24 +96,11 @@ class LlamaEngine:
             has_chat_template=template is not None,
         )
 
-    def __enter__(self) -> LlamaEngine:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
     def close(self) -> None:
         self._context.close()
         self._model.close()
 
     # --- text ------------------------------------------------------------------------------------------
-
-    def encode(self, conversations: Sequence[Conversation]) -> list[Tokens]:
-        if self._template is None:
-            raise UnsupportedModelError(
-                "this model has no chat template", "Use a chat model, or give a template with --template FILE"
-            )
-        return [self._tokenize(self._template.render(conversation)) for conversation in conversations]
 
     def encode_text(self, texts: Sequence[str]) -> list[Tokens]:
         return [self._model.tokenize(text, add_special=True, parse_special=False) for text in texts]
@@ -131,18 +111,6 @@ class LlamaEngine:
         return self._model.tokenize(text, add_special=not (bos and text.lstrip().startswith(bos)))
 
     # --- reading ---------------------------------------------------------------------------------------
-
-    def capture(
-        self,
-        prompts: Sequence[Tokens],
-        request: TapRequest,
-        *,
-        share_prefix: bool = True,
-        advance: Advance | None = None,
-    ) -> Capture:
-        capture = Capture()
-        self.capture_each(prompts, request, capture.keep, share_prefix=share_prefix, advance=advance)
-        return capture
 
     def capture_each(
         self,
@@ -155,27 +123,15 @@ class LlamaEngine:
     ) -> None:
         if not prompts:
             raise EngineError("there are no prompts to read activations from")
-        prefix = self._open_prefix(prompts) if share_prefix else self._forget_prefix()
+        if not share_prefix:
+            self._memory.forget()
+        prefix = self._memory.open_prefix(prompts) if share_prefix else 0
         with self._tap.reading(request):
             tail = request.last if request.positions is Positions.LAST else self._context.size
             # The last token that is chosen is not decoded, hence one more.
             written = request.answer + 1 if request.answer else 0
             self._decode(prompts, prefix, written, tail=tail, advance=advance)
             self._tap.deliver(visit)
-
-    def next_token_logprobs(self, prompts: Sequence[Tokens], *, advance: Advance | None = None) -> Float32:
-        return self.generate_with_logprobs(prompts, max_tokens=0, advance=advance)[1]
-
-    def generate(
-        self, prompts: Sequence[Tokens], *, max_tokens: int, advance: Advance | None = None
-    ) -> list[Generation]:
-        return self._answer(prompts, max_tokens, None, advance)
-
-    def generate_with_logprobs(
-        self, prompts: Sequence[Tokens], *, max_tokens: int, advance: Advance | None = None
-    ) -> tuple[list[Generation], Float32]:
-        logprobs = np.empty((len(prompts), self.facts.vocabulary_size), dtype=np.float32)
-        return self._answer(prompts, max_tokens, logprobs, advance), logprobs
 
     def _answer(
         self, prompts: Sequence[Tokens], max_tokens: int, logprobs: Float32 | None, advance: Advance | None
@@ -187,7 +143,7 @@ class LlamaEngine:
         # Log-probabilities are compared between models: what is in a batch must not depend on their answers.
         return self._decode(
             prompts,
-            self._open_prefix(prompts),
+            self._memory.open_prefix(prompts),
             max_tokens,
             refill=logprobs is None,
             read=keep if logprobs is not None else None,
@@ -229,21 +185,18 @@ class LlamaEngine:
             while batching.busy or batching.next_in_line is not None:
                 for member in batching.admit():
                     if prefix:
-                        self._context.copy_sequence(_PREFIX_SEQUENCE, member.sequence)
+                        self._memory.continue_in(member.sequence)
                 if not batching.busy:
-                    raise EngineError(
-                        f"a prompt of {len(prompts[batching.next_in_line or 0])} tokens with {max_tokens} "
-                        f"tokens of answer does not fit into a context of {self._context.size}",
-                        "Use a larger -c",
-                    )
+                    waiting = prompts[batching.next_in_line or 0]
+                    raise does_not_fit(waiting, max_tokens, self._context.size)
                 for member, finished in self._decode_batch(batching, max_tokens, read):
                     text = self._model.detokenize(member.written)
                     answers[member.prompt] = Generation(text, member.written, finished)
                     self._context.remove_sequence(member.sequence)
                     batching.leave(member)
-                    count(advance, 1)
+                    count_done(advance, 1)
         except BaseException:
-            self._forget_prefix()
+            self._memory.forget()
             raise
         return [answers[index] for index in range(len(prompts))]
 
@@ -252,7 +205,7 @@ class LlamaEngine:
     ) -> list[tuple[Member, bool]]:
         """One micro-batch; returns the members that ended with it, and whether they ended by themselves."""
         batch = batching.next_batch()
-        self._tap.expect(batch.owners, batch.outputs)
+        self._tap.expect(batch)
         self._context.decode(batch.tokens, batch.positions, batch.sequences, batch.outputs.astype(np.int8))
         self._tap.check_complete()
         if not batch.ends:
@@ -280,13 +233,9 @@ class LlamaEngine:
         if not prompt:
             raise EngineError("an empty prompt cannot be decoded")
         if len(prompt) + max_tokens > self._context.size:
-            raise EngineError(
-                f"a prompt of {len(prompt)} tokens with {max_tokens} tokens of answer does not fit into a "
-                f"context of {self._context.size}",
-                "Use a larger -c",
-            )
-        self._forget_prefix()
-        logits = self._prefill([prompt], 0, [1])
+            raise does_not_fit(prompt, max_tokens, self._context.size)
+        self._memory.forget()
+        logits = self._memory.prefill([prompt], 0, [1])
         written: Tokens = []
         text = said = ""
         while len(written) < max_tokens:
@@ -308,7 +257,7 @@ class LlamaEngine:
             logits = self._context.logits(1)
         if len(text) > len(said):
             on_text(text[len(said) :])
-        self._forget_prefix()
+        self._memory.forget()
 
     # --- held prompts ----------------------------------------------------------------------------------
 
@@ -316,8 +265,8 @@ class LlamaEngine:
         if any(not prompt for prompt in prompts):
             raise EngineError("an empty prompt cannot be decoded")
         self._to_hold = (list(prompts), tail)
-        if self._held is not None:
-            self._forget_prefix()
+        if self._memory.held is not None:
+            self._memory.forget()
 
     def held_logprobs(self) -> Float32:
         if self._to_hold is None:
@@ -327,18 +276,18 @@ class LlamaEngine:
         cells = shared + sum(len(prompt) - shared for prompt in prompts)
         if len(prompts) > self._can_hold or cells > self._context.size or tail > self._context.batch_size:
             return self.next_token_logprobs(prompts)
-        if self._held is None:
-            self._forget_prefix()
+        if self._memory.held is None:
+            self._memory.forget()
             # Everything but the last tokens is the unedited model's, whatever is applied now.
             self._context.set_adapters([])
             try:
-                self._held = HeldPrompts(self._context, prompts, shared=shared, tail=tail)
+                self._memory.held = HeldPrompts(self._context, prompts, shared=shared, tail=tail)
             finally:
                 self._set_adapters()
         try:
-            return log_softmax(self._held.logits(self.facts.vocabulary_size))
+            return log_softmax(self._memory.held.logits(self.facts.vocabulary_size))
         except BaseException:
-            self._forget_prefix()
+            self._memory.forget()
             raise
 
     # --- continuations ---------------------------------------------------------------------------------
@@ -346,199 +295,24 @@ class LlamaEngine:
     def score_continuations(
         self, groups: Sequence[tuple[Tokens, Sequence[Tokens]]], *, advance: Advance | None = None
     ) -> list[list[Float32]]:
-        scores: list[list[Float32]] = [[] for _ in groups]
-
-        def gather(group: int, branch: int, rows: Float32, tokens: Tokens) -> None:
-            while len(scores[group]) <= branch:
-                scores[group].append(np.empty(0, dtype=np.float32))
-            picked = rows[np.arange(len(tokens)), tokens] - log_sum_exp(rows)
-            scores[group][branch] = np.concatenate([scores[group][branch], picked]).astype(np.float32)
-
-        self._branch(groups, gather, advance)
-        return scores
+        return branches.score(self._memory, groups, self._width, advance)
 
     def continuation_logprobs(
         self, prompts: Sequence[Tokens], continuations: Sequence[Tokens]
     ) -> list[Float32]:
-        collected: list[list[Float32]] = [[] for _ in prompts]
-
-        def gather(group: int, branch: int, rows: Float32, tokens: Tokens) -> None:
-            collected[group].append(log_softmax(rows))
-
-        groups = [(prompt, [tokens]) for prompt, tokens in zip(prompts, continuations, strict=True)]
-        self._branch(groups, gather, None)
-        return [np.concatenate(rows) for rows in collected]
-
-    def _branch(
-        self,
-        groups: Sequence[tuple[Tokens, Sequence[Tokens]]],
-        gather: Callable[[int, int, Float32, Tokens], None],
-        advance: Advance | None,
-    ) -> None:
-        """Decode each context once and its continuations as branches of it. ``gather`` receives, in order of
-        position, the logits before some tokens of a branch and those tokens."""
-        if any(not tokens for _, branches in groups for tokens in branches):
-            raise EngineError("an empty continuation cannot be scored")
-        contexts = [context for context, _ in groups]
-        prefix = self._open_prefix(contexts)
-        pending = list(range(len(groups)))
-        while pending:
-            members: list[int] = []
-            cells, used = prefix, 0
-            while pending:
-                context, branches = groups[pending[0]]
-                need = len(context) - prefix + sum(len(tokens) for tokens in branches)
-                if members and (cells + need > self._context.size or used + len(branches) > self._width):
-                    break
-                if cells + need > self._context.size or len(branches) > max(self._width, 1):
-                    raise EngineError(
-                        f"a context of {len(context)} tokens with {len(branches)} continuations does not fit",
-                        "Use a larger -c",
-                    )
-                cells, used = cells + need, used + len(branches)
-                members.append(pending.pop(0))
-            try:
-                self._branch_wave(groups, members, prefix, gather)
-            except BaseException:
-                self._forget_prefix()
-                raise
-            count(advance, len(members))
-
-    def _branch_wave(
-        self,
-        groups: Sequence[tuple[Tokens, Sequence[Tokens]]],
-        members: list[int],
-        prefix: int,
-        gather: Callable[[int, int, Float32, Tokens], None],
-    ) -> None:
-        sequences: list[tuple[int, int, int]] = []  # (group, branch, sequence)
-        suffixes, first = [], []
-        for group in members:
-            first.append(len(sequences) + 1)
-            suffixes.append(groups[group][0][prefix:])
-            sequences += [(group, b, len(sequences) + 1 + b) for b in range(len(groups[group][1]))]
-        logits = self._prefill(suffixes, prefix, first)
-        tokens: list[int] = []
-        positions: list[int] = []
-        owners: list[int] = []
-        for group, branch, sequence in sequences:
-            row = members.index(group)
-            if sequence != first[row]:
-                self._context.copy_sequence(first[row], sequence)
-            continuation = groups[group][1][branch]
-            gather(group, branch, logits[row : row + 1], continuation[:1])
-            tokens += continuation[:-1]
-            positions += range(len(groups[group][0]), len(groups[group][0]) + len(continuation) - 1)
-            owners += [sequence] * (len(continuation) - 1)
-        by_sequence = {sequence: (group, branch) for group, branch, sequence in sequences}
-        done: dict[int, int] = dict.fromkeys(by_sequence, 1)
-        step = min(self._context.batch_size, SCORED_AT_A_TIME)
-        for start in range(0, len(tokens), step):
-            part = owners[start : start + step]
-            self._context.decode(
-                np.array(tokens[start : start + step], dtype=np.int32),
-                np.array(positions[start : start + step], dtype=np.int32),
-                np.array(part, dtype=np.int32),
-                np.ones(len(part), dtype=np.int8),
-            )
-            rows = self._context.logits(len(part))
-            for sequence in dict.fromkeys(part):
-                group, branch = by_sequence[sequence]
-                mine = np.array([owner == sequence for owner in part])
-                at = done[sequence]
-                done[sequence] = at + int(mine.sum())
-                gather(group, branch, rows[mine], groups[group][1][branch][at : done[sequence]])
-        for _, _, sequence in sequences:
-            self._context.remove_sequence(sequence)
+        return branches.logprobs(self._memory, list(zip(prompts, continuations, strict=True)), self._width)
 
     # --- a long session --------------------------------------------------------------------------------
 
     def extend_session(self, tokens: Tokens, *, window: int) -> None:
-        if self._session is None:
-            self._forget_prefix()
-            self._session = 0
-        if window > self._context.size:
-            raise EngineError(
-                f"a window of {window} tokens does not fit into a context of {self._context.size}",
-                "Use a larger -c",
-            )
-        for start in range(0, len(tokens), self._context.batch_size):
-            piece = np.array(tokens[start : start + self._context.batch_size], dtype=np.int32)
-            if self._session + len(piece) > window:
-                # As llama.cpp's own context shift does: keep the opening, drop the older half of the rest.
-                keep = min(_SESSION_OPENING, self._session)
-                dropped = max((self._session - keep) // 2, self._session + len(piece) - window)
-                self._context.shift_sequence(_PREFIX_SEQUENCE, keep, keep + dropped)
-                self._session -= dropped
-            self._context.decode(
-                piece,
-                np.arange(self._session, self._session + len(piece), dtype=np.int32),
-                np.full(len(piece), _PREFIX_SEQUENCE, dtype=np.int32),
-                np.zeros(len(piece), dtype=np.int8),
-            )
-            self._session += len(piece)
+        self._memory.extend_session(tokens, window=window)
 
     def generate_in_session(self, prompts: Sequence[Tokens], *, max_tokens: int) -> list[Generation]:
-        if self._session is None:
+        if self._memory.session is None:
             raise EngineError("there is no session to go on from")
         # The session stands where a shared prefix stands; what its tokens are no longer matters.
-        opened = [[0] * self._session + list(prompt) for prompt in prompts]
-        return self._decode(opened, self._session, max_tokens, refill=True)
-
-    # --- batching --------------------------------------------------------------------------------------
-
-    def _open_prefix(self, prompts: Sequence[Tokens]) -> int:
-        """Decode what all prompts begin with into the prefix sequence; returns its length."""
-        if any(not prompt for prompt in prompts):
-            raise EngineError("an empty prompt cannot be decoded")
-        if self._session is not None or self._held is not None:
-            self._forget_prefix()
-        shared = common_prefix(prompts)
-        if len(shared) < SHORTEST_SHARED_PREFIX:
-            return self._forget_prefix()
-        if shared != self._prefix:
-            self._forget_prefix()
-            for start in range(0, len(shared), self._context.batch_size):
-                piece = np.array(shared[start : start + self._context.batch_size], dtype=np.int32)
-                self._context.decode(
-                    piece,
-                    np.arange(start, start + len(piece), dtype=np.int32),
-                    np.full(len(piece), _PREFIX_SEQUENCE, dtype=np.int32),
-                    np.zeros(len(piece), dtype=np.int8),
-                )
-            self._prefix = shared
-        return len(shared)
-
-    def _forget_prefix(self) -> int:
-        self._context.clear()
-        self._prefix = []
-        self._session = None
-        self._held = None
-        return 0
-
-    def _prefill(self, suffixes: list[Tokens], prefix: int, sequences: list[int]) -> Float32:
-        """Decode the suffixes into sequences; returns the logits after each one's last token, (suffixes,
-        vocabulary)."""
-        numbers = np.array(sequences, dtype=np.int32)
-        if prefix:
-            for number in sequences:
-                self._context.copy_sequence(_PREFIX_SEQUENCE, number)
-        lengths = np.array([len(suffix) for suffix in suffixes])
-        owner: Int32 = np.repeat(np.arange(len(suffixes), dtype=np.int32), lengths)
-        tokens = np.concatenate([np.array(suffix, dtype=np.int32) for suffix in suffixes])
-        positions = np.concatenate([np.arange(prefix, prefix + n, dtype=np.int32) for n in lengths])
-        ends = np.zeros(len(tokens), dtype=bool)
-        ends[np.cumsum(lengths) - 1] = True
-        logits = np.empty((len(suffixes), self.facts.vocabulary_size), dtype=np.float32)
-        for start in range(0, len(tokens), self._context.batch_size):
-            piece = slice(start, start + self._context.batch_size)
-            wanted = ends[piece]
-            self._context.decode(
-                tokens[piece], positions[piece], numbers[owner[piece]], wanted.astype(np.int8)
-            )
-            if wanted.any():
-                logits[owner[piece][wanted]] = self._context.logits(int(wanted.sum()))
-        return logits
+        opened = [[0] * self._memory.session + list(prompt) for prompt in prompts]
+        return self._decode(opened, self._memory.session, max_tokens, refill=True)
 
     # --- edits -----------------------------------------------------------------------------------------
 
@@ -567,8 +341,8 @@ class LlamaEngine:
         self._active = active
         self._set_adapters()
         # A cached prefix was computed by a different model; held prompts are meant to have been.
-        if self._held is None:
-            self._forget_prefix()
+        if self._memory.held is None:
+            self._memory.forget()
 
     def _set_adapters(self) -> None:
         self._context.set_adapters([(self._adapters[h], s) for h, s in self._active.items()])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from rosi_edge.basics.arrays import Float32
-from rosi_edge.basics.progress import Advance
 
 
 def log_softmax(logits: Float32) -> Float32:
@@ -18,8 +17,3 @@ def log_sum_exp(logits: Float32) -> Float32:
     highest = logits.max(axis=1)
     total: Float32 = np.log(np.exp(logits - highest[:, None]).sum(axis=1)) + highest
     return total
-
-
-def count(advance: Advance | None, units: int) -> None:
-    if advance is not None:
-        advance(units)

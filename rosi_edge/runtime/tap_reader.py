@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -12,24 +12,24 @@ from rosi_edge.basics.arrays import Float32, Int32
 from rosi_edge.edits.rank_one import matrix_name
 from rosi_edge.errors import EngineError
 from rosi_edge.native import ggml
-from rosi_edge.runtime.taps import Reducer, TapRequest, Visit, places_in_order, reducer
+from rosi_edge.runtime.batching import Batch
+from rosi_edge.runtime.taps import Reducer, TapRequest, Visit, reducer
 
 
 class TapReader:
     """Receives graph nodes from the eval callback and hands their rows to reducers."""
 
-    def __init__(self, layers: int, stream_name: object) -> None:
-        assert callable(stream_name)
-        self._stream_names = {str(stream_name(block)).encode(): block for block in range(layers)}
+    def __init__(self, layers: int, stream_name: Callable[[int], str]) -> None:
+        self._stream_names = {stream_name(block).encode(): block for block in range(layers)}
         self._reducers: dict[bytes, Reducer] = {}
         # Of taps that turned out to be stacks of experts: one reducer for each expert that had a token.
         self._experts: dict[bytes, dict[int, Reducer]] = {}
         self._request: TapRequest | None = None
         self._seen: set[bytes] = set()
+        self._tokens = 0
         self._owners: Int32 = np.empty(0, dtype=np.int32)
         self._wanted = np.empty(0, dtype=bool)
-        self._places: Int32 = np.empty(0, dtype=np.int32)
-        self._read: npt.NDArray[np.intp] = np.empty(0, dtype=np.intp)
+        self._from_end: Int32 = np.empty(0, dtype=np.int32)
 
     @property
     def needs_logits(self) -> bool:
@@ -45,7 +45,6 @@ class TapReader:
         self._keys: dict[bytes, int | str] = {names[block]: block for block in request.blocks}
         self._keys |= {weight.encode(): weight for weight in request.inputs}
         self._reducers = {key: reducer(request) for key in self._keys}
-        self._read = np.zeros(0, dtype=np.intp)
         self._request = request
         try:
             yield
@@ -55,18 +54,11 @@ class TapReader:
             self._experts = {}
             self._seen = set()
 
-    def expect(self, owners: Int32, wanted: npt.NDArray[np.bool_]) -> None:
-        """What the next micro-batch holds: per token its prompt, and whether it is an output to be read."""
-        self._owners, self._wanted = owners, wanted
+    def expect(self, batch: Batch) -> None:
+        """The next micro-batch; its outputs are what is read."""
+        self._tokens, self._wanted = len(batch.owners), batch.outputs
+        self._owners, self._from_end = batch.owners[batch.outputs], batch.from_end[batch.outputs]
         self._seen = set()
-        if self._request is None:
-            return
-        # A batch holds the tokens of one prompt together.
-        mine = owners[wanted]
-        more = int(mine.max(initial=-1)) + 1 - len(self._read)
-        self._read = np.pad(self._read, (0, max(more, 0)))
-        self._places = (self._read[mine] + places_in_order(mine)).astype(np.int32)
-        np.add.at(self._read, mine, 1)
 
     def on_node(self, node: ggml.Node, asked: bool) -> bool:
         if self._request is None:
@@ -99,7 +91,7 @@ class TapReader:
         self._seen.add(key)
         rows = rows[self._of_interest(key, len(rows))]
         if len(rows):
-            self._reducers[key].add(np.ascontiguousarray(rows), self._owners[self._wanted])
+            self._reducers[key].add(np.ascontiguousarray(rows), self._owners, self._from_end)
 
     def _take_experts(self, key: bytes, inputs: ggml.Node, chosen: ggml.Node) -> None:
         """The rows of a stack of experts, each to the expert that the router sent it to.
@@ -118,20 +110,19 @@ class TapReader:
         rows = rows.reshape(len(numbers), slots, rows.shape[1])
         wanted = self._of_interest(key, len(numbers))
         rows, numbers = rows[wanted], numbers[wanted]
-        owners = self._owners[self._wanted]
         stack = self._experts.setdefault(key, {})
         for expert in np.unique(numbers):
             tokens, slot = np.nonzero(numbers == expert)
             gathered = stack.setdefault(int(expert), reducer(self._request))
-            gathered.add(rows[tokens, slot % slots], owners[tokens], self._places[tokens])
+            gathered.add(rows[tokens, slot % slots], self._owners[tokens], self._from_end[tokens])
 
     def _of_interest(self, key: bytes, tokens: int) -> npt.NDArray[np.bool_] | slice:
         """Which of a node's tokens are read."""
-        if tokens == len(self._owners):
+        if tokens == self._tokens:
             return self._wanted
-        if tokens != int(self._wanted.sum()):
+        if tokens != len(self._owners):
             # The last block computes output rows only; any other number is a graph we do not understand.
-            raise EngineError(f"{key.decode()} has {tokens} rows for {len(self._owners)} tokens")
+            raise EngineError(f"{key.decode()} has {tokens} rows for {self._tokens} tokens")
         return slice(None)
 
     def check_complete(self) -> None:

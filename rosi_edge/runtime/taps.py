@@ -65,8 +65,8 @@ class Tapped:
     Attributes:
         count: rows seen.
         rows: (count, width), with ``Keep.ROWS``; ``prompts`` (count,) says whose row it is, in prompt order,
-            and ``places`` (count,) the how-manieth of the positions read of that prompt it stands at. An
-            expert has rows of some positions only.
+            and ``from_end`` (count,) how far before its prompt's last token it lies: 0 is that token, and
+            -1 the first token of the answer. An expert has rows of some positions only.
         mean: (width,), float64, with ``Keep.MEAN``.
         second_moment: (width, width), XᵀX summed (not averaged), float32, with ``Keep.SECOND_MOMENT``;
             ``mean`` is then there too.
@@ -75,7 +75,7 @@ class Tapped:
     count: int = 0
     rows: Float32 | None = None
     prompts: Int32 | None = None
-    places: Int32 | None = None
+    from_end: Int32 | None = None
     mean: npt.NDArray[np.float64] | None = None
     second_moment: Float32 | None = None
 
@@ -107,9 +107,8 @@ class Capture:
 
 
 class Reducer(Protocol):
-    def add(self, rows: Float32, prompts: Int32, places: Int32 | None = None) -> None:
-        """Take in rows, their prompts, and their places; without these they follow the rows of the same
-        prompts taken in before."""
+    def add(self, rows: Float32, prompts: Int32, from_end: Int32) -> None:
+        """Take in rows, (n, width), the prompt of each, and how far before its last token it lies."""
         ...
 
     def result(self) -> Tapped: ...
@@ -123,36 +122,25 @@ class _KeepRows:
         self._half = half
         self._rows: list[npt.NDArray[np.floating]] = []
         self._prompts: list[Int32] = []
-        self._places: list[Int32] = []
+        self._from_end: list[Int32] = []
 
-    def add(self, rows: Float32, prompts: Int32, places: Int32 | None = None) -> None:
+    def add(self, rows: Float32, prompts: Int32, from_end: Int32) -> None:
         kept: npt.NDArray[np.floating] = rows
         if self._half:
             kept = np.clip(rows, -_HALF_MAX, _HALF_MAX).astype(np.float16)
         self._rows.append(kept)
         self._prompts.append(prompts)
-        if places is not None:
-            self._places.append(places)
+        self._from_end.append(from_end)
 
     def result(self) -> Tapped:
-        rows = np.concatenate(self._rows)
-        prompts = np.concatenate(self._prompts)
+        rows, prompts, from_end = (
+            np.concatenate(parts) for parts in (self._rows, self._prompts, self._from_end)
+        )
         # Batches are filled by length; hand the rows back in the caller's order.
         order = np.argsort(prompts, kind="stable")
-        prompts = prompts[order]
-        places = np.concatenate(self._places)[order] if self._places else places_in_order(prompts)
-        return Tapped(len(rows), rows=rows[order].astype(np.float32), prompts=prompts, places=places)
-
-
-def places_in_order(prompts: Int32) -> Int32:
-    """For each row how many rows of its prompt come before it, (n,).
-
-    Args:
-        prompts: (n,), the prompt of each row, those of one prompt together.
-    """
-    starts = np.flatnonzero(np.diff(prompts, prepend=-1))
-    firsts = np.repeat(starts, np.diff(starts, append=len(prompts)))
-    return (np.arange(len(prompts)) - firsts).astype(np.int32)
+        return Tapped(
+            len(rows), rows=rows[order].astype(np.float32), prompts=prompts[order], from_end=from_end[order]
+        )
 
 
 class _Mean:
@@ -160,7 +148,7 @@ class _Mean:
         self._count = 0
         self._sum: npt.NDArray[np.float64] | None = None
 
-    def add(self, rows: Float32, prompts: Int32, places: Int32 | None = None) -> None:
+    def add(self, rows: Float32, prompts: Int32, from_end: Int32) -> None:
         total = rows.sum(axis=0, dtype=np.float64)
         self._sum = total if self._sum is None else self._sum + total
         self._count += len(rows)
@@ -175,8 +163,8 @@ class _SecondMoment(_Mean):
         super().__init__()
         self._products: Float32 | None = None
 
-    def add(self, rows: Float32, prompts: Int32, places: Int32 | None = None) -> None:
-        super().add(rows, prompts, places)
+    def add(self, rows: Float32, prompts: Int32, from_end: Int32) -> None:
+        super().add(rows, prompts, from_end)
         if self._products is None:
             self._products = np.zeros((rows.shape[1], rows.shape[1]), dtype=np.float32)
         self._products += rows.T @ rows

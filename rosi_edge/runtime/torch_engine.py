@@ -7,8 +7,6 @@ Edits are rank-one terms added to a module's output while it runs; the weights s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +14,17 @@ import numpy as np
 
 from rosi_edge.basics.arrays import Float32
 from rosi_edge.basics.cores import usable_cores
-from rosi_edge.basics.progress import Advance
+from rosi_edge.basics.progress import Advance, count_done
 from rosi_edge.edits.adapter import read_adapter
 from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.errors import EngineError, ModelFileError, UnsupportedModelError
 from rosi_edge.models.architectures import WriteMatrix, write_matrices
 from rosi_edge.models.checkpoint import Checkpoint
 from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.runtime.batching import common_prefix
 from rosi_edge.runtime.chat import ChatTemplate
 from rosi_edge.runtime.engine import (
-    Conversation,
+    SESSION_OPENING,
     EditHandle,
     EngineOptions,
     Generation,
@@ -33,9 +32,11 @@ from rosi_edge.runtime.engine import (
     OnText,
     Tokens,
 )
-from rosi_edge.runtime.taps import Capture, Positions, TapRequest, Visit
+from rosi_edge.runtime.engine_base import EngineBase
+from rosi_edge.runtime.taps import Positions, TapRequest, Visit
+from rosi_edge.runtime.torch_batches import Limits, PaddedBatch, padded_batches
+from rosi_edge.runtime.torch_hooks import EditHooks, tapping, to_numpy
 from rosi_edge.runtime.torch_loading import device_for, end_tokens, load_model, load_tokenizer
-from rosi_edge.runtime.torch_taps import Taps, add, to_numpy
 
 try:
     import torch
@@ -45,24 +46,7 @@ except ImportError:
     transformers = None
 
 
-_SHORTEST_SHARED_PREFIX = 4  # As in the llama.cpp engine: what is captured must not depend on the engine.
-_SESSION_OPENING = 64
-
-
-@dataclass
-class _Batch:
-    """Prompts padded on the left to one length. ``prompts``: their places among the caller's."""
-
-    prompts: list[int]
-    tokens: Any
-    mask: Any
-
-    @property
-    def positions(self) -> Any:
-        return (self.mask.cumsum(-1) - 1).clamp(min=0)
-
-
-class TorchEngine:
+class TorchEngine(EngineBase):
     """Runs a checkpoint folder in this process. See ``Engine`` for the methods.
 
     Args:
@@ -86,23 +70,22 @@ class TorchEngine:
         if options.rpc:
             raise EngineError("--rpc is for GGUF files, which llama.cpp runs", "Leave out --rpc")
         self._checkpoint = Checkpoint.open(path)
-        self._matrices = {matrix.name: matrix for matrix in write_matrices(self._checkpoint)}
+        matrices = write_matrices(self._checkpoint)
         self._device = device_for(options.gpu_layers)
         torch.set_num_threads(options.threads or usable_cores())
         self._model = load_model(self._checkpoint, self._device)
         self._tokenizer = load_tokenizer(path, self._model.config)
-        self._width = options.sequences
-        limit = self._checkpoint.integer(f"{self._checkpoint.architecture}.context_length")
-        self._cells = options.context_size
-        self._larger = "Use a larger -c"
-        if limit is not None and limit <= self._cells:
-            self._larger = f"The model is made for {limit} tokens: use shorter prompts"
+        self._limits = Limits(
+            width=options.sequences,
+            cells=options.context_size,
+            model=self._checkpoint.integer(f"{self._checkpoint.architecture}.context_length"),
+        )
         blocks: dict[int, str] = {}
-        for matrix in self._matrices.values():
+        for matrix in matrices:
             blocks[matrix.block] = self._checkpoint.block_name(matrix.name)
         try:
             self._blocks = {block: self._model.get_submodule(name) for block, name in blocks.items()}
-            self._modules = {name: self._module(matrix) for name, matrix in self._matrices.items()}
+            self._modules = {matrix.name: self._module(matrix) for matrix in matrices}
         except AttributeError as error:
             raise UnsupportedModelError(
                 f"transformers names the parts of {path.name} otherwise than the file does ({error})",
@@ -115,9 +98,7 @@ class TorchEngine:
             else None
         )
         self._ends = end_tokens(self._model, self._tokenizer)
-        self._edits: dict[EditHandle, list[RankOneEdit]] = {}
-        self._next_handle = 1
-        self._active: list[Any] = []
+        self._edits = EditHooks(self._modules, {matrix.name: matrix.shape for matrix in matrices})
         self._cancelled = False
         self._session: Tokens | None = None
         self._held: list[Tokens] | None = None
@@ -126,7 +107,7 @@ class TorchEngine:
             layers=len(self._blocks),
             hidden_size=int(self._model.config.hidden_size),
             vocabulary_size=int(self._model.config.vocab_size),
-            context_size=min(self._cells, limit or self._cells),
+            context_size=self._limits.context,
             has_chat_template=template is not None,
         )
 
@@ -136,20 +117,13 @@ class TorchEngine:
     def _special(self, which: str) -> str:
         return str(getattr(self._tokenizer, which, None) or "")
 
-    def __enter__(self) -> TorchEngine:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
     def close(self) -> None:
-        self._remove_edits()
+        self._edits.close()
         self._checkpoint.close()
         # Whoever still holds the engine does not hold the weights.
         self._model = self._tokenizer = self._held = None
         self._blocks.clear()
         self._modules.clear()
-        self._edits.clear()
 
     @property
     def alive(self) -> bool:
@@ -164,13 +138,6 @@ class TorchEngine:
             raise KeyboardInterrupt
 
     # --- text ------------------------------------------------------------------------------------------
-
-    def encode(self, conversations: Sequence[Conversation]) -> list[Tokens]:
-        if self._template is None:
-            raise UnsupportedModelError(
-                "this model has no chat template", "Use a chat model, or give a template with --template FILE"
-            )
-        return [self._tokenize(self._template.render(conversation)) for conversation in conversations]
 
     def encode_text(self, texts: Sequence[str]) -> list[Tokens]:
         return [self._ids(text, special=True) for text in texts]
@@ -193,18 +160,6 @@ class TorchEngine:
 
     # --- reading ---------------------------------------------------------------------------------------
 
-    def capture(
-        self,
-        prompts: Sequence[Tokens],
-        request: TapRequest,
-        *,
-        share_prefix: bool = True,
-        advance: Advance | None = None,
-    ) -> Capture:
-        capture = Capture()
-        self.capture_each(prompts, request, capture.keep, share_prefix=share_prefix, advance=advance)
-        return capture
-
     def capture_each(
         self,
         prompts: Sequence[Tokens],
@@ -216,8 +171,8 @@ class TorchEngine:
     ) -> None:
         if not prompts:
             raise EngineError("there are no prompts to read activations from")
-        shared = common_prefix(prompts) if share_prefix else 0
-        with self._tapping(request) as taps:
+        shared = len(common_prefix(prompts)) if share_prefix else 0
+        with tapping(request, self._blocks, self._modules) as taps:
             for batch in self._batches(prompts, request.answer):
                 lengths = [len(prompts[index]) for index in batch.prompts]
                 tail = request.last if request.positions is Positions.LAST else max(lengths)
@@ -228,11 +183,8 @@ class TorchEngine:
                     self._continue(batch, request.answer + 1, listen=taps.expect_next)
                 else:
                     self._forward(batch, keep=1)
-                _count(advance, len(batch.prompts))
+                count_done(advance, len(batch.prompts))
             taps.deliver(visit)
-
-    def next_token_logprobs(self, prompts: Sequence[Tokens], *, advance: Advance | None = None) -> Float32:
-        return self.generate_with_logprobs(prompts, max_tokens=0, advance=advance)[1]
 
     def hold(self, prompts: Sequence[Tokens], *, tail: int) -> None:
         if any(not prompt for prompt in prompts):
@@ -245,17 +197,6 @@ class TorchEngine:
             raise EngineError("no prompts are held")
         return self.next_token_logprobs(self._held)
 
-    def generate(
-        self, prompts: Sequence[Tokens], *, max_tokens: int, advance: Advance | None = None
-    ) -> list[Generation]:
-        return self._answer(prompts, max_tokens, None, advance)
-
-    def generate_with_logprobs(
-        self, prompts: Sequence[Tokens], *, max_tokens: int, advance: Advance | None = None
-    ) -> tuple[list[Generation], Float32]:
-        logprobs = np.empty((len(prompts), self.facts.vocabulary_size), dtype=np.float32)
-        return self._answer(prompts, max_tokens, logprobs, advance), logprobs
-
     def _answer(
         self, prompts: Sequence[Tokens], max_tokens: int, logprobs: Float32 | None, advance: Advance | None
     ) -> list[Generation]:
@@ -267,12 +208,12 @@ class TorchEngine:
                     logprobs[members] = to_numpy(torch.log_softmax(logits.float(), dim=-1))
 
             answers.update(zip(batch.prompts, self._continue(batch, max_tokens, first=keep), strict=True))
-            _count(advance, len(batch.prompts))
+            count_done(advance, len(batch.prompts))
         return [answers[index] for index in range(len(prompts))]
 
     def _continue(
         self,
-        batch: _Batch,
+        batch: PaddedBatch,
         max_tokens: int,
         *,
         first: Callable[[Any], None] | None = None,
@@ -354,7 +295,7 @@ class TorchEngine:
             picked[index] = rows[np.arange(len(tokens)), tokens].copy()
         scores = iter(picked)
         found = [[next(scores) for _ in branches] for _, branches in groups]
-        _count(advance, len(groups))
+        count_done(advance, len(groups))
         return found
 
     def continuation_logprobs(
@@ -385,12 +326,12 @@ class TorchEngine:
         if window > self.facts.context_size:
             raise EngineError(
                 f"a window of {window} tokens does not fit into a context of {self.facts.context_size}",
-                self._larger,
+                self._limits.remedy,
             )
         session = list(self._session or [])
         for token in tokens:
             if len(session) >= window:
-                keep = min(_SESSION_OPENING, window // 2)
+                keep = min(SESSION_OPENING, window // 2)
                 del session[keep : keep + (len(session) - keep + 1) // 2]
             session.append(token)
         self._session = session
@@ -405,31 +346,11 @@ class TorchEngine:
 
     # --- batching --------------------------------------------------------------------------------------
 
-    def _batches(self, prompts: Sequence[Tokens], reserve: int) -> Iterator[_Batch]:
-        """Prompts side by side, longest first, as many as ``-c`` and the number of sequences allow."""
+    def _batches(self, prompts: Sequence[Tokens], reserve: int) -> Iterator[PaddedBatch]:
         self._session = None
-        if any(not prompt for prompt in prompts):
-            raise EngineError("an empty prompt cannot be decoded")
-        order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-        while order:
-            longest = len(prompts[order[0]]) + reserve
-            if longest > self.facts.context_size:
-                raise EngineError(
-                    f"a prompt of {len(prompts[order[0]])} tokens with {reserve} tokens of answer does not "
-                    f"fit into a context of {self.facts.context_size}",
-                    self._larger,
-                )
-            count = max(1, min(self._width, self._cells // longest))
-            members, order = order[:count], order[count:]
-            width = len(prompts[members[0]])
-            tokens = torch.zeros((len(members), width), dtype=torch.long)
-            mask = torch.zeros((len(members), width), dtype=torch.long)
-            for row, index in enumerate(members):
-                tokens[row, width - len(prompts[index]) :] = torch.tensor(prompts[index])
-                mask[row, width - len(prompts[index]) :] = 1
-            yield _Batch(members, tokens.to(self._device), mask.to(self._device))
+        return padded_batches(prompts, reserve, self._limits, self._device)
 
-    def _forward(self, batch: _Batch, *, keep: int, cache: bool = False) -> Any:
+    def _forward(self, batch: PaddedBatch, *, keep: int, cache: bool = False) -> Any:
         self._check_cancelled()
         with torch.inference_mode():
             return self._model(
@@ -440,36 +361,10 @@ class TorchEngine:
                 logits_to_keep=keep,
             )
 
-    @contextmanager
-    def _tapping(self, request: TapRequest) -> Iterator[Taps]:
-        for block in request.blocks:
-            if block not in self._blocks:
-                raise EngineError(f"the model has no block {block}")
-        for name in request.inputs:
-            if name not in self._modules:
-                raise EngineError(f"{name} is not a write matrix of this model")
-        taps = Taps(request)
-        hooks = [self._blocks[block].register_forward_hook(taps.on_block(block)) for block in request.blocks]
-        hooks += [
-            self._modules[name].register_forward_pre_hook(taps.on_input(name)) for name in request.inputs
-        ]
-        try:
-            yield taps
-        finally:
-            for hook in hooks:
-                hook.remove()
-
     # --- edits -----------------------------------------------------------------------------------------
 
     def load_edits(self, edits: Sequence[RankOneEdit]) -> EditHandle:
-        for edit in edits:
-            matrix = self._matrices.get(edit.tensor)
-            if matrix is None or matrix.shape != (len(edit.output), len(edit.input)):
-                raise EngineError(f"an edit of {edit.tensor} does not fit this model")
-        handle = self._next_handle
-        self._edits[handle] = list(edits)
-        self._next_handle += 1
-        return handle
+        return self._edits.load(edits)
 
     def load_adapter(self, path: Path) -> EditHandle:
         with GgufFile.open(path) as file:
@@ -477,38 +372,7 @@ class TorchEngine:
 
     def apply(self, strengths: Mapping[EditHandle, float]) -> None:
         self._check_cancelled()
-        self._remove_edits()
-        by_tensor: dict[str, list[RankOneEdit]] = {}
-        for handle, strength in strengths.items():
-            for edit in self._edits[handle]:
-                if strength:
-                    by_tensor.setdefault(edit.tensor, []).append(edit.scaled(strength))
-        for name, edits in by_tensor.items():
-            inward = torch.tensor(np.stack([edit.input for edit in edits]), device=self._device)
-            outward = torch.tensor(np.stack([edit.output for edit in edits]), device=self._device)
-            self._active.append(self._modules[name].register_forward_hook(add(inward, outward)))
-
-    def _remove_edits(self) -> None:
-        for hook in self._active:
-            hook.remove()
-        self._active = []
+        self._edits.apply(strengths)
 
     def unload(self, handle: EditHandle) -> None:
-        del self._edits[handle]
-
-
-def common_prefix(prompts: Sequence[Tokens]) -> int:
-    """How many tokens all prompts begin with, each keeping at least one; 0 when too few to share."""
-    shortest = min(len(prompt) for prompt in prompts) - 1
-    columns = zip(*(prompt[:shortest] for prompt in prompts), strict=True)
-    shared = 0
-    for column in columns:
-        if len(set(column)) > 1:
-            break
-        shared += 1
-    return shared if shared >= _SHORTEST_SHARED_PREFIX else 0
-
-
-def _count(advance: Advance | None, units: int) -> None:
-    if advance is not None:
-        advance(units)
+        self._edits.unload(handle)

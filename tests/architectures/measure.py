@@ -34,7 +34,7 @@ from rosi_edge.models.small_gguf import write_small_gguf
 from rosi_edge.quantization.codec import dequantize
 from rosi_edge.runtime.engine import EditHandle, EngineOptions
 from rosi_edge.runtime.llama_engine import LlamaEngine
-from rosi_edge.runtime.taps import Positions, TapRequest
+from rosi_edge.runtime.taps import Positions, Tapped, TapRequest
 
 TOKENS = 12
 _OPTIONS = EngineOptions(threads=1, context_size=64, batch_size=32, sequences=1)
@@ -181,24 +181,25 @@ def _astray(
 ) -> float:
     request = TapRequest(inputs=(matrix.name,), positions=Positions.ALL)
     sent_to = {
-        tensor_and_expert(name)[1]: tapped.places
+        tensor_and_expert(name)[1]: _places(tapped, len(tokens))
         for name, tapped in engine.capture([tokens], request, share_prefix=False).inputs.items()
     }
     # Not one that all tokens are sent to, if another had any.
-    expert = min(sent_to, key=lambda number: abs(2 * len(_unique(sent_to[number])) - TOKENS))
+    expert = min(sent_to, key=lambda number: abs(2 * len(sent_to[number]) - TOKENS))
     handle = engine.load_edits([replace(edit, expert=expert)])
     engine.apply({handle: 1.0})
     after, _ = _read(engine, tokens, matrix, inputs=False)
     engine.apply({})
     engine.unload(handle)
     moved = np.linalg.norm(after - before, axis=1)
-    others = np.delete(moved, _unique(sent_to[expert]))
+    others = np.delete(moved, sent_to[expert])
     return float(others.max(initial=0) / moved.max())
 
 
-def _unique(places: npt.NDArray[np.int32] | None) -> npt.NDArray[np.int32]:
-    assert places is not None
-    return np.unique(places)
+def _places(tapped: Tapped, tokens: int) -> npt.NDArray[np.int32]:
+    """Which of so many tokens the rows are of, each once."""
+    assert tapped.from_end is not None
+    return np.unique(tokens - 1 - tapped.from_end)
 
 
 def _read(

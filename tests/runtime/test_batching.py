@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rosi_edge.runtime.batching import Batching, Member
+from rosi_edge.runtime.batching import Batching, Member, common_prefix
 
 PREFIX = [7, 7, 7]
 
@@ -66,12 +66,14 @@ def test_every_token_is_decoded_once_and_in_order(
         batch = batching.next_batch()
         assert 1 <= len(batch.tokens) <= batch_size
         assert len({len(batch.tokens), len(batch.positions), len(batch.sequences), len(batch.outputs)}) == 1
-        for token, position, owner, wanted in zip(
-            batch.tokens, batch.positions, batch.owners, batch.outputs, strict=True
+        for token, position, owner, from_end, wanted in zip(
+            batch.tokens, batch.positions, batch.owners, batch.from_end, batch.outputs, strict=True
         ):
             so_far = seen.setdefault(int(owner), [])
             assert position == len(PREFIX) + len(so_far)
             so_far.append(int(token))
+            # Of the prompt's tokens the last is 0; an answer's are -1, -2, …
+            assert from_end == (lengths[owner] - len(so_far) if token > 0 else token)
             if wanted:
                 outputs.setdefault(int(owner), []).append(int(position) - len(PREFIX))
         rows = np.flatnonzero(batch.outputs)
@@ -90,6 +92,16 @@ def test_every_token_is_decoded_once_and_in_order(
         assert seen[index] == expected
         first = max(0, length - tail)
         assert outputs[index] == list(range(first, length + answers[index]))
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=9), max_size=5))
+def test_what_all_prompts_begin_with_is_shared_if_it_is_long_enough(prompts: list[list[int]]) -> None:
+    prompts = [[7, 7, *prompt] for prompt in prompts]
+    longest: list[int] = []
+    for length in range(min((len(prompt) for prompt in prompts), default=0)):
+        if all(prompt[:length] == prompts[0][:length] for prompt in prompts):
+            longest = prompts[0][:length]
+    assert common_prefix(prompts) == (longest if len(longest) >= 4 else [])
 
 
 def line_up(refill: bool) -> tuple[Batching, list[Member]]:

@@ -140,10 +140,10 @@ def test_an_expert_gets_the_inputs_that_the_router_sends_it(variant: Variant, tm
             # First of all that the computation here is the model's.
             np.testing.assert_allclose(wanted.after, capture.stream_rows(block), rtol=2e-3, atol=2e-4)
             streams = capture.streams[block]
-            assert streams.prompts is not None and streams.places is not None
+            assert streams.prompts is not None and streams.from_end is not None
             token_of = {
                 position: token
-                for token, position in enumerate(zip(streams.prompts, streams.places, strict=True))
+                for token, position in enumerate(zip(streams.prompts, streams.from_end, strict=True))
             }
             assert len(token_of) == sum(len(prompt) for prompt in asked)
             found = 0
@@ -162,9 +162,9 @@ def test_an_expert_gets_the_inputs_that_the_router_sends_it(variant: Variant, tm
 def positions(tapped: Tapped) -> list[tuple[int, int]]:
     if tapped.rows is None:
         return []
-    assert tapped.prompts is not None and tapped.places is not None
-    assert len(tapped.rows) == len(tapped.prompts) == len(tapped.places) == tapped.count
-    return list(zip(tapped.prompts.tolist(), tapped.places.tolist(), strict=True))
+    assert tapped.prompts is not None and tapped.from_end is not None
+    assert len(tapped.rows) == len(tapped.prompts) == len(tapped.from_end) == tapped.count
+    return list(zip(tapped.prompts.tolist(), tapped.from_end.tolist(), strict=True))
 
 
 def test_last_positions_and_answers_are_counted_as_for_any_other_matrix(tmp_path: Path) -> None:
@@ -176,7 +176,9 @@ def test_last_positions_and_answers_are_counted_as_for_any_other_matrix(tmp_path
         capture = engine.capture(asked, request, share_prefix=False)
     everywhere = positions(capture.inputs[gate])
     assert everywhere == positions(capture.streams[2])
-    assert everywhere == [(prompt, place) for prompt in range(len(asked)) for place in range(5)]
+    assert everywhere == [
+        (prompt, from_end) for prompt in range(len(asked)) for from_end in (2, 1, 0, -1, -2)
+    ]
     experts = [tapped for name, tapped in capture.inputs.items() if name != gate]
     assert sorted(each for tapped in experts for each in positions(tapped)) == sorted(USED * everywhere)
 

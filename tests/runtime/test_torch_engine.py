@@ -98,7 +98,9 @@ def test_captures(
     ):
         assert mine.rows is not None and other.rows is not None
         assert mine.prompts is not None and other.prompts is not None
+        assert mine.from_end is not None and other.from_end is not None
         assert mine.prompts.tolist() == other.prompts.tolist()
+        assert mine.from_end.tolist() == other.from_end.tolist()
         assert cosines(mine.rows, other.rows).min() > 0.999
         np.testing.assert_allclose(mine.rows, other.rows, atol=0.02 * np.abs(other.rows).max())
 
