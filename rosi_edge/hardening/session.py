@@ -291,33 +291,21 @@ class HardeningSession:
         self._forget_file()
         if self.chosen is None:
             return []
-        delivery = Delivery(
-            self.model,
-            destination,
-            [edit.scaled(self.chosen.strength) for edit in self.chosen.edits],
-            self._prompts,
-            self.options,
-            self._origin(self.chosen),
-        )
-        # Other edits than before need other directions of the inputs.
-        self._shared.forget()
-        self._delivery = delivery
-        delivery.bake(
-            self._shared,
-            self.progress,
-            known=None if self._calibration is None else self._calibration.inputs,
-            rounded=self.events.baked,
-        )
-        return delivery.baked
-
-    def _origin(self, chosen: FrontierPoint) -> dict[str, NewValue]:
         assert self.directions is not None
-        return {
+        strength = self.chosen.strength
+        origin: dict[str, NewValue] = {
             "rosi.method": self.options.method,
-            "rosi.strength": float(chosen.strength),
-            "rosi.layer": chosen.layer,
+            "rosi.strength": float(strength),
+            "rosi.layer": self.chosen.layer,
             "rosi.elicited": self.directions.elicitation is not None,
         }
+        edits = [edit.scaled(strength) for edit in self.chosen.edits]
+        self._delivery = Delivery(self.model, destination, edits, self._prompts, self.options, origin)
+        # Other edits than before need other directions of the inputs.
+        self._shared.forget()
+        known = None if self._calibration is None else self._calibration.inputs
+        self._delivery.bake(self._shared, self.progress, known=known, rounded=self.events.baked)
+        return self.baked
 
     @cancellable
     def measure_after(self) -> Behaviour | None:
