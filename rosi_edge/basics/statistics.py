@@ -1,18 +1,20 @@
-"""Intervals and paired tests behind the figures in every report."""
+"""Intervals and paired tests behind the figures in every report.
+
+scipy is imported where it is needed: whoever only checks a file need not have it.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from statistics import NormalDist
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from scipy.special import ndtr, ndtri
-from scipy.stats import binomtest, linregress, wilcoxon
-from scipy.stats import t as student
 
 CONFIDENCE = 0.95
-_Z = float(ndtri(0.5 + CONFIDENCE / 2))
+_NORMAL = NormalDist()
+_Z = _NORMAL.inv_cdf(0.5 + CONFIDENCE / 2)
 # The ends of a skewed sample's interval lie far out, so they need many resamples; a large sample's mean is
 # nearly normal and needs fewer, which bounds the time.
 _BOOTSTRAP_RESAMPLES = (1_000, 10_000)
@@ -77,7 +79,7 @@ def ratio_of_sums(numerators: Sequence[float], denominators: Sequence[float]) ->
     without = rest_above / rest_below
     error = math.sqrt((groups - 1) / groups * float(np.square(without - without.mean()).sum()))
     value = float(above.sum() / below.sum())
-    reach = float(student.ppf(0.5 + CONFIDENCE / 2, groups - 1)) * error
+    reach = _student(groups - 1) * error
     return Estimate(value=value, n=len(above), low=value - reach, high=value + reach)
 
 
@@ -124,14 +126,14 @@ def mean(values: Sequence[float]) -> Estimate:
     )
     # Ties count half: a sample of few distinct values puts many resamples exactly on its mean.
     below = float(np.mean(resampled < centre) + 0.5 * np.mean(resampled == centre))
-    bias = float(ndtri(np.clip(below, 1 / resamples, 1 - 1 / resamples)))
+    bias = _NORMAL.inv_cdf(min(max(below, 1 / resamples), 1 - 1 / resamples))
     # For a mean the jackknife values deviate from their average by (x̄ - x_i)/(n-1), so the acceleration
     # needs no second pass: it is the sample's skewness over 6 √n.
     deviation = sample - centre
     deviation /= np.abs(deviation).max()  # the ratio below has no scale, but cubes of tiny numbers vanish
     acceleration = float((deviation**3).sum() / (6.0 * ((deviation**2).sum()) ** 1.5))
     shifted = [bias + _Z * sign for sign in (-1.0, 1.0)]
-    levels = [float(ndtr(bias + s / (1.0 - acceleration * s))) for s in shifted]
+    levels = [_NORMAL.cdf(bias + s / (1.0 - acceleration * s)) for s in shifted]
     low, high = (float(q) for q in np.quantile(resampled, levels))
     return Estimate(value=centre, n=n, low=min(low, centre), high=max(high, centre))
 
@@ -195,6 +197,8 @@ def paired_change(before: Sequence[bool], after: Sequence[bool]) -> PairedChange
 
     low = change - reach(rate_after - low_after, high_before - rate_before)
     high = change + reach(high_after - rate_after, rate_before - low_before)
+    from scipy.stats import binomtest
+
     discordant = lost + gained
     p_value = float(binomtest(gained, discordant, 0.5).pvalue) if discordant else 1.0
     return PairedChange(change=change, n=n, low=max(-1.0, low), high=min(1.0, high), p_value=p_value)
@@ -214,6 +218,8 @@ def paired_mean_change(before: Sequence[float], after: Sequence[float]) -> Paire
         raise ValueError(f"paired values must match one to one, not {len(before)} against {len(after)}")
     differences = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     estimate = mean(differences.tolist())
+    from scipy.stats import wilcoxon
+
     moved = differences[differences != 0]
     p_value = float(wilcoxon(moved).pvalue) if moved.size else 1.0
     return PairedChange(
@@ -258,7 +264,7 @@ def ratio_of_means(before: Sequence[float], after: Sequence[float]) -> Estimate 
         raise ValueError("a ratio with its interval needs at least two pairs")
     top, bottom = float(np.mean(after)), float(np.mean(before))
     (var_top, shared), (_, var_bottom) = (np.cov(np.asarray([after, before], dtype=np.float64)) / n).tolist()
-    limit = float(student.ppf(0.5 + CONFIDENCE / 2, n - 1)) ** 2
+    limit = _student(n - 1) ** 2
     # The roots of (top − r bottom)² = t² (var_top − 2 r shared + r² var_bottom).
     a = bottom**2 - limit * var_bottom
     if a <= 0:
@@ -308,8 +314,10 @@ def trend(positions: Sequence[float], outcomes: Sequence[bool]) -> Trend:
     values = np.asarray(outcomes, dtype=np.float64)
     if np.ptp(values) == 0:
         return Trend(slope=0.0, n=len(values), low=0.0, high=0.0, p_value=1.0)
+    from scipy.stats import linregress
+
     fit = linregress(np.asarray(positions, dtype=np.float64), values)
-    reach = float(student.ppf(0.5 + CONFIDENCE / 2, len(values) - 2)) * float(fit.stderr)
+    reach = _student(len(values) - 2) * float(fit.stderr)
     slope = float(fit.slope)
     return Trend(slope=slope, n=len(values), low=slope - reach, high=slope + reach, p_value=float(fit.pvalue))
 
@@ -344,6 +352,13 @@ def cohen_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> Estimate:
     variance = (on + off - (kappa - expected * (1.0 - kappa)) ** 2) / (n * (1.0 - expected) ** 2)
     reach = _Z * math.sqrt(max(0.0, variance))
     return Estimate(value=kappa, n=n, low=max(-1.0, kappa - reach), high=min(1.0, kappa + reach))
+
+
+def _student(freedom: int) -> float:
+    """How many standard errors an interval of Student's t reaches."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.5 + CONFIDENCE / 2, freedom))
 
 
 def _wilson(successes: float, n: int) -> tuple[float, float]:

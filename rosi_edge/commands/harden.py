@@ -14,7 +14,6 @@ import click
 from rosi_edge.commands.arguments import PATH, Auto, Duration, Strength
 from rosi_edge.commands.default_output import free_output
 from rosi_edge.commands.harden_help import GroupedCommand
-from rosi_edge.commands.harden_output import show
 from rosi_edge.commands.hardening_options import hardening_options
 from rosi_edge.commands.options import (
     elicit_option,
@@ -23,7 +22,7 @@ from rosi_edge.commands.options import (
     runtime_flags,
     sounds_harmful_option,
 )
-from rosi_edge.commands.output import FINDING, HARM_LABELS, progress_bar
+from rosi_edge.commands.output import FINDING, progress_bar
 from rosi_edge.commands.quantizations import (
     exit_code,
     refuse_search_options,
@@ -115,6 +114,7 @@ def harden(
     # The flags that only steer the run are read by hardening_options.
     from rosi_edge.baking.inputs import SharedFactors
     from rosi_edge.basics.cache import cache_folder
+    from rosi_edge.commands.harden_output import show
     from rosi_edge.hardening.attribute import prompts_and_judge
     from rosi_edge.hardening.session import harden as run
     from rosi_edge.hardening.transfer import (
@@ -156,7 +156,7 @@ def harden(
     if report_folder is not None:
         check_folder(report_folder)
     options = replace(options, evaluate=not no_evaluation)
-    labels = HARM_LABELS if about is None else about.labels
+    labels = () if about is None else about.labels
     if source is not None:
         with progress_bar() as progress:
             found = edits_from(source)

@@ -1,15 +1,19 @@
-"""Blocks to numbers and back: gguf-py's dequantizer and ggml's quantizer, a tensor at a time."""
+"""Blocks to numbers and back: gguf-py's dequantizer and ggml's quantizer, a tensor at a time.
+
+llama.cpp is loaded by the two functions that say so, and by nothing else: whoever only checks files need not
+have it.
+"""
 
 from __future__ import annotations
 
 import gguf
 import numpy as np
 from gguf.quants import dequantize as gguf_dequantize
+from gguf.quants import quantize as gguf_quantize
 
 from rosi_edge.basics.arrays import Bytes, Float32
 from rosi_edge.errors import UnsupportedModelError
 from rosi_edge.models.weights import Weights
-from rosi_edge.native import ggml
 
 
 def dequantize(file: Weights, name: str) -> Float32:
@@ -38,17 +42,19 @@ def dequantize_bytes(data: Bytes, shape: tuple[int, ...], kind: gguf.GGMLQuantiz
 def dequantize_rows(data: Bytes, columns: int, kind: gguf.GGMLQuantizationType) -> Float32:
     """Rows of blocks, (rows, bytes a row), as (rows, columns), by ggml itself: the fastest way.
 
-    It may differ from gguf-py's in the last bit, where the compiler drew a product and a sum together.
+    Loads llama.cpp. It may differ from gguf-py's in the last bit, where the compiler drew a product and a sum together.
 
     Raises:
         UnsupportedModelError: there is no dequantizer for the type.
     """
+    from rosi_edge.native import ggml
+
     weights = ggml.dequantize(data, int(kind), columns)
     return dequantize_bytes(data, (len(data), columns), kind) if weights is None else weights
 
 
 def quantize(values: Float32, kind: gguf.GGMLQuantizationType, importance: Float32 | None = None) -> Bytes:
-    """ggml's own quantizer; returns the flat bytes.
+    """ggml's own quantizer; returns the flat bytes. Loads llama.cpp for all types but floats.
 
     Args:
         values: (rows, columns).
@@ -61,6 +67,10 @@ def quantize(values: Float32, kind: gguf.GGMLQuantizationType, importance: Float
         return np.ascontiguousarray(values, dtype=np.float32).view(np.uint8).reshape(-1)
     if kind == gguf.GGMLQuantizationType.F16:
         return values.astype(np.float16).view(np.uint8).reshape(-1)
+    if kind == gguf.GGMLQuantizationType.BF16:
+        return np.asarray(gguf_quantize(values, kind)).reshape(-1)
+    from rosi_edge.native import ggml
+
     if importance is None and ggml.requires_importance_matrix(int(kind)):
         raise UnsupportedModelError(
             f"tensors of type {kind.name} cannot be quantized again without an importance matrix"

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import gguf
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import qr
 
 from rosi_edge.basics.arrays import Bytes, Codes, Float32
 from rosi_edge.quantization.grid import Values, grid_of
@@ -88,7 +87,9 @@ def _leading_left_vectors(rows: Float32, rank: int, random: np.random.Generator)
     if width == samples:
         basis = np.eye(samples, dtype=np.float32)
     else:
-        # scipy's, which is faster than numpy's here and lets other threads go on.
+        # Faster than numpy's, and other threads go on. Imported here: the verifier needs a constant only.
+        from scipy.linalg import qr
+
         start = rows @ random.standard_normal((columns, width), dtype=np.float32)
         basis = qr(start, mode="economic", check_finite=False)[0]
         basis = qr(rows @ (rows.T @ basis), mode="economic", check_finite=False)[0]

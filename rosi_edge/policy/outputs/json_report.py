@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from rosi_edge.policy.result import CheckReport
-from rosi_edge.report.write import to_json
 
 
 def render(report: CheckReport) -> str:
-    return to_json(report)
+    return report.model_dump_json(indent=2) + "\n"
