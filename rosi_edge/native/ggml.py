@@ -1,4 +1,9 @@
-"""ctypes for ggml: tensors by their offsets, quantization, dequantization."""
+"""ctypes for ggml: tensors by their offsets, quantization, dequantization.
+
+The eval callback hands out ``struct ggml_tensor`` pointers, and the offsets below are those of ggml 0.25.3,
+which the pinned llama-cpp-python 0.3.36 holds. ``check_layout`` compares them with a tensor that ggml itself
+made before anything is believed.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +19,8 @@ import numpy.typing as npt
 from rosi_edge.basics.arrays import Float32, Int32
 from rosi_edge.errors import EngineError
 
-LIBRARIES = Path(llama_cpp.__file__).parent / "lib"
-GGML = _extensions.load_shared_library("ggml-base", LIBRARIES)
+LIBRARY_FOLDER = Path(llama_cpp.__file__).parent / "lib"
+libggml = _extensions.load_shared_library("ggml-base", LIBRARY_FOLDER)
 OP_MUL_MAT = 29
 OP_MUL_MAT_ID = 30
 _TYPE_F32 = 0
@@ -45,10 +50,10 @@ Tensor._fields_ = [
     ("padding", ctypes.c_char * 8),
 ]
 TensorPointer = ctypes.POINTER(Tensor)
-SIZEOF_TENSOR = 336
-assert ctypes.sizeof(Tensor) == SIZEOF_TENSOR
-GGML.ggml_backend_tensor_get.argtypes = [TensorPointer, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
-GGML.ggml_backend_tensor_get.restype = None
+_SIZEOF_TENSOR = 336
+assert ctypes.sizeof(Tensor) == _SIZEOF_TENSOR
+libggml.ggml_backend_tensor_get.argtypes = [TensorPointer, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+libggml.ggml_backend_tensor_get.restype = None
 
 
 class Node:
@@ -105,7 +110,7 @@ class Node:
                 raise EngineError(f"the activation {self.name.decode()} is not contiguous")
             if width == 4:
                 values = np.empty((count, ne[0]), dtype=np.float32)
-                GGML.ggml_backend_tensor_get(self._pointer, values.ctypes.data, 0, values.nbytes)
+                libggml.ggml_backend_tensor_get(self._pointer, values.ctypes.data, 0, values.nbytes)
                 return values
             raw = self._bytes(0, width * ne[0] * count)
         if tensor.type == _TYPE_F32:
@@ -134,24 +139,24 @@ class Node:
 
     def _bytes(self, offset: int, size: int) -> bytes:
         buffer = ctypes.create_string_buffer(size)
-        GGML.ggml_backend_tensor_get(self._pointer, buffer, offset, size)
+        libggml.ggml_backend_tensor_get(self._pointer, buffer, offset, size)
         return buffer.raw
 
 
-class InitParameters(ctypes.Structure):
+class _InitParameters(ctypes.Structure):
     _fields_ = (("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
 
 
-GGML.ggml_init.argtypes = [InitParameters]
-GGML.ggml_init.restype = ctypes.c_void_p
-GGML.ggml_free.argtypes = [ctypes.c_void_p]
-GGML.ggml_free.restype = None
-GGML.ggml_new_tensor_2d.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-GGML.ggml_new_tensor_2d.restype = TensorPointer
-GGML.ggml_mul_mat.argtypes = [ctypes.c_void_p, TensorPointer, TensorPointer]
-GGML.ggml_mul_mat.restype = TensorPointer
-GGML.ggml_set_name.argtypes = [TensorPointer, ctypes.c_char_p]
-GGML.ggml_set_name.restype = TensorPointer
+libggml.ggml_init.argtypes = [_InitParameters]
+libggml.ggml_init.restype = ctypes.c_void_p
+libggml.ggml_free.argtypes = [ctypes.c_void_p]
+libggml.ggml_free.restype = None
+libggml.ggml_new_tensor_2d.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+libggml.ggml_new_tensor_2d.restype = TensorPointer
+libggml.ggml_mul_mat.argtypes = [ctypes.c_void_p, TensorPointer, TensorPointer]
+libggml.ggml_mul_mat.restype = TensorPointer
+libggml.ggml_set_name.argtypes = [TensorPointer, ctypes.c_char_p]
+libggml.ggml_set_name.restype = TensorPointer
 
 
 def check_layout() -> None:
@@ -160,13 +165,13 @@ def check_layout() -> None:
     Raises:
         EngineError: the library is not the release these offsets were read from.
     """
-    context = GGML.ggml_init(InitParameters(1 << 16, None, True))
+    context = libggml.ggml_init(_InitParameters(1 << 16, None, True))
     try:
-        weight = GGML.ggml_new_tensor_2d(context, _TYPE_F32, 8, 3)
-        inputs = GGML.ggml_new_tensor_2d(context, _TYPE_F32, 8, 5)
-        GGML.ggml_set_name(weight, b"weight")
-        product = GGML.ggml_mul_mat(context, weight, inputs)
-        GGML.ggml_set_name(product, b"product")
+        weight = libggml.ggml_new_tensor_2d(context, _TYPE_F32, 8, 3)
+        inputs = libggml.ggml_new_tensor_2d(context, _TYPE_F32, 8, 5)
+        libggml.ggml_set_name(weight, b"weight")
+        product = libggml.ggml_mul_mat(context, weight, inputs)
+        libggml.ggml_set_name(product, b"product")
         node = Node(product)
         agrees = (
             node.name == b"product"
@@ -176,7 +181,7 @@ def check_layout() -> None:
             and node.source(1).shape == (8, 5, 1, 1)
         )
     finally:
-        GGML.ggml_free(context)
+        libggml.ggml_free(context)
     if not agrees:
         raise EngineError(
             "the installed llama-cpp-python is not the release whose structures this tool reads",
@@ -184,7 +189,7 @@ def check_layout() -> None:
         )
 
 
-class TypeTraits(ctypes.Structure):
+class _TypeTraits(ctypes.Structure):
     """``struct ggml_type_traits`` (ggml/include/ggml.h), as far as it is needed."""
 
     _fields_ = (
@@ -197,7 +202,7 @@ class TypeTraits(ctypes.Structure):
     )
 
 
-GGML.ggml_quantize_chunk.argtypes = [
+libggml.ggml_quantize_chunk.argtypes = [
     ctypes.c_int,
     ctypes.c_void_p,
     ctypes.c_void_p,
@@ -206,13 +211,13 @@ GGML.ggml_quantize_chunk.argtypes = [
     ctypes.c_int64,
     ctypes.c_void_p,
 ]
-GGML.ggml_quantize_chunk.restype = ctypes.c_size_t
-GGML.ggml_row_size.argtypes = [ctypes.c_int, ctypes.c_int64]
-GGML.ggml_row_size.restype = ctypes.c_size_t
-GGML.ggml_quantize_requires_imatrix.argtypes = [ctypes.c_int]
-GGML.ggml_quantize_requires_imatrix.restype = ctypes.c_bool
-GGML.ggml_get_type_traits.argtypes = [ctypes.c_int]
-GGML.ggml_get_type_traits.restype = ctypes.POINTER(TypeTraits)
+libggml.ggml_quantize_chunk.restype = ctypes.c_size_t
+libggml.ggml_row_size.argtypes = [ctypes.c_int, ctypes.c_int64]
+libggml.ggml_row_size.restype = ctypes.c_size_t
+libggml.ggml_quantize_requires_imatrix.argtypes = [ctypes.c_int]
+libggml.ggml_quantize_requires_imatrix.restype = ctypes.c_bool
+libggml.ggml_get_type_traits.argtypes = [ctypes.c_int]
+libggml.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
 
 
 def dequantize(data: npt.NDArray[np.uint8], ggml_type: int, columns: int) -> Float32 | None:
@@ -221,7 +226,7 @@ def dequantize(data: npt.NDArray[np.uint8], ggml_type: int, columns: int) -> Flo
     Raises:
         ValueError: the bytes are not that many columns of the type.
     """
-    traits = GGML.ggml_get_type_traits(ggml_type).contents
+    traits = libggml.ggml_get_type_traits(ggml_type).contents
     if not traits.to_float:
         return None
     data = np.ascontiguousarray(data)
@@ -247,9 +252,9 @@ def quantize(values: Float32, ggml_type: int, importance: Float32 | None = None)
         importance = np.ascontiguousarray(importance, dtype=np.float32)
         if importance.shape != (columns,):
             raise ValueError(f"an importance of shape {importance.shape} for {columns} columns")
-    row_bytes = int(GGML.ggml_row_size(ggml_type, columns))
+    row_bytes = int(libggml.ggml_row_size(ggml_type, columns))
     target = np.empty((rows, row_bytes), dtype=np.uint8)
-    written = GGML.ggml_quantize_chunk(
+    written = libggml.ggml_quantize_chunk(
         ggml_type,
         values.ctypes.data,
         target.ctypes.data,
@@ -265,4 +270,4 @@ def quantize(values: Float32, ggml_type: int, importance: Float32 | None = None)
 
 def requires_importance_matrix(ggml_type: int) -> bool:
     """Whether ggml cannot quantize to this type without an importance matrix (the smallest IQ types)."""
-    return bool(GGML.ggml_quantize_requires_imatrix(ggml_type))
+    return bool(libggml.ggml_quantize_requires_imatrix(ggml_type))

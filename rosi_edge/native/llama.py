@@ -1,8 +1,6 @@
-"""The ctypes edge: every call into llama.cpp and ggml, as numpy arrays and Python values.
+"""ctypes for llama.cpp: models and contexts, as numpy arrays and Python values.
 
-Written against llama-cpp-python 0.3.36 (ggml 0.25.3), which pyproject.toml pins: the eval callback hands
-out ``struct ggml_tensor`` pointers and the offsets below are that release's. ``check_layout`` compares
-them with a tensor that ggml itself made before anything is believed.
+Written against llama-cpp-python 0.3.36 (ggml 0.25.3), which pyproject.toml pins.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from rosi_edge.native.ggml import (
     TensorPointer,
     check_layout,
 )
-from rosi_edge.native.log import last_errors, last_reason, silence
+from rosi_edge.native.log import first_error, forget_errors, silence
 from rosi_edge.native.rpc import add_rpc_servers
 from rosi_edge.native.words import in_plain_words
 
@@ -34,18 +32,7 @@ import llama_cpp
 
 from rosi_edge.errors import EngineError, ModelFileError
 
-# --- tensors seen by the eval callback ---------------------------------------------------------------
-
-
-# --- devices on other machines -------------------------------------------------------------------------
-
 _ALL_LAYERS = 9999
-
-
-# --- quantization --------------------------------------------------------------------------------------
-
-
-# --- log and aborts ------------------------------------------------------------------------------------
 
 
 # --- model ---------------------------------------------------------------------------------------------
@@ -84,10 +71,10 @@ class Model:
         # AMX and weight repacking off: AMX dies with "Illegal instruction" on virtual machines that
         # announce it without granting it, and repacked buffers cannot be read back.
         parameters.use_extra_bufts = False
-        last_errors.clear()
+        forget_errors()
         pointer = llama_cpp.llama_model_load_from_file(os.fsencode(path), parameters)
         if not pointer:
-            reason, advice = in_plain_words(last_reason("no reason given"))
+            reason, advice = in_plain_words(first_error("no reason given"))
             raise ModelFileError(f"llama.cpp cannot load {path}: {reason}", advice)
         self.pointer: Any = pointer
         self._vocabulary = llama_cpp.llama_model_get_vocab(pointer)
@@ -158,10 +145,10 @@ class Model:
         raise EngineError("llama.cpp cannot turn tokens back into text")
 
     def load_adapter(self, path: Path) -> Adapter:
-        last_errors.clear()
+        forget_errors()
         pointer = llama_cpp.llama_adapter_lora_init(self.pointer, os.fsencode(path))
         if not pointer:
-            raise EngineError(f"llama.cpp cannot load the adapter {path}: {last_reason('no reason given')}")
+            raise EngineError(f"llama.cpp cannot load the adapter {path}: {first_error('no reason given')}")
         return Adapter(pointer, path)
 
     def free_adapter(self, adapter: Adapter) -> None:
@@ -210,10 +197,10 @@ class Context:
         if on_node is not None:
             parameters.cb_eval = llama_cpp.ggml_backend_sched_eval_callback(self._callback)
         self._keep = parameters.cb_eval
-        last_errors.clear()
+        forget_errors()
         pointer = llama_cpp.llama_init_from_model(model.pointer, parameters)
         if not pointer:
-            reason = last_reason("not enough memory?")
+            reason = first_error("not enough memory?")
             raise EngineError(
                 f"llama.cpp cannot make a context of {context_size} tokens: {reason}",
                 "Use a smaller -c or -b",
@@ -260,14 +247,14 @@ class Context:
             ctypes.c_void_p(pointers.ctypes.data), ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))
         )
         batch.logits = _as_pointer(wanted, ctypes.c_int8)
-        last_errors.clear()
+        forget_errors()
         status = llama_cpp.llama_decode(self.pointer, batch)
         if self.failure is not None:
             failure, self.failure = self.failure, None
             raise failure
         if status != 0:
             raise EngineError(
-                f"llama.cpp cannot decode a batch of {count} tokens: {last_reason(f'status {status}')}",
+                f"llama.cpp cannot decode a batch of {count} tokens: {first_error(f'status {status}')}",
                 "Use a larger -c, or shorter prompts",
             )
 
@@ -304,7 +291,7 @@ class Context:
         pointers = (llama_cpp.llama_adapter_lora_p_ctypes * max(count, 1))(*(a.pointer for a, _ in adapters))
         scales = (ctypes.c_float * max(count, 1))(*(scale for _, scale in adapters))
         if llama_cpp.llama_set_adapters_lora(self.pointer, pointers, count, scales) != 0:
-            raise EngineError(f"llama.cpp cannot apply the adapter: {last_reason('no reason given')}")
+            raise EngineError(f"llama.cpp cannot apply the adapter: {first_error('no reason given')}")
 
 
 def _as_pointer(array: npt.NDArray[Any], kind: Any) -> Any:

@@ -8,23 +8,23 @@ from typing import Any
 
 import llama_cpp
 
-from rosi_edge.native.ggml import GGML
+from rosi_edge.native.ggml import libggml
 
 _LOG_LEVEL_ERROR = 4
-last_errors: list[str] = []
+_errors: list[str] = []
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _on_log(level: int, text: bytes, _user_data: Any) -> None:
-    if level >= _LOG_LEVEL_ERROR and len(last_errors) < 64:
+    if level >= _LOG_LEVEL_ERROR and len(_errors) < 64:
         line = text.decode("utf-8", "replace").strip()
         if line:
-            last_errors.append(line)
+            _errors.append(line)
 
 
-AbortCallback = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
-GGML.ggml_set_abort_callback.argtypes = [AbortCallback]
-GGML.ggml_set_abort_callback.restype = ctypes.c_void_p
+_AbortCallback = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
+libggml.ggml_set_abort_callback.argtypes = [_AbortCallback]
+libggml.ggml_set_abort_callback.restype = ctypes.c_void_p
 _abort_callback: Any = None
 
 
@@ -36,13 +36,17 @@ def silence() -> None:
 def on_abort(callback: Callable[[str], object]) -> None:
     """Call ``callback`` with ggml's message just before it aborts this process."""
     global _abort_callback
-    _abort_callback = AbortCallback(lambda message: callback(message.decode("utf-8", "replace")))
-    GGML.ggml_set_abort_callback(_abort_callback)
+    _abort_callback = _AbortCallback(lambda message: callback(message.decode("utf-8", "replace")))
+    libggml.ggml_set_abort_callback(_abort_callback)
 
 
-def last_reason(default: str) -> str:
-    # llama.cpp logs the cause first and wraps it afterwards, so the first line says most.
-    reason = last_errors[0] if last_errors else default
-    last_errors.clear()
+def forget_errors() -> None:
+    """Before a call, so that ``first_error`` is one of this call's."""
+    _errors.clear()
+
+
+def first_error(default: str) -> str:
+    """The first error that was logged since then: llama.cpp logs the cause first and wraps it afterwards."""
+    reason = _errors[0] if _errors else default
     prefix, separator, rest = reason.partition(": ")
     return rest if separator and " " not in prefix else reason

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import llama_cpp._ctypes_extensions as _extensions
 
 from rosi_edge.errors import EngineError
-from rosi_edge.native.ggml import LIBRARIES
+from rosi_edge.native.ggml import LIBRARY_FOLDER
 
 _SECONDS_TO_CONNECT = 5.0
 
@@ -21,7 +21,7 @@ def add_rpc_servers(servers: Sequence[str]) -> None:
     Raises:
         EngineError: this build of llama-cpp-python has no RPC backend, or a server cannot be reached.
     """
-    everything = _extensions.load_shared_library("ggml", LIBRARIES)
+    everything = _extensions.load_shared_library("ggml", LIBRARY_FOLDER)
     for name, arguments, result in (
         ("ggml_backend_load_all", [], None),
         ("ggml_backend_reg_by_name", [ctypes.c_char_p], ctypes.c_void_p),
@@ -49,14 +49,16 @@ def add_rpc_servers(servers: Sequence[str]) -> None:
         _require_reachable(server)
         found = add_server(server.encode())
         if not found:
-            raise EngineError(f"the RPC server {server} offers no device", "Look at what it says")
+            raise EngineError(f"the RPC server {server} offers no device", "Read that server's own output")
         everything.ggml_backend_register(found)
 
 
 def _require_reachable(server: str) -> None:
     host, _, port = server.rpartition(":")
     if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 1 << 16:
-        raise EngineError(f"{server!r} is no RPC server", "Give --rpc HOST:PORT, or several with commas")
+        raise EngineError(
+            f"{server!r} is not the address of an RPC server", "Give --rpc HOST:PORT, or several with commas"
+        )
     try:
         socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_CONNECT).close()
     except OSError as error:

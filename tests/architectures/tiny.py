@@ -25,7 +25,7 @@ from rosi_edge.native import ggml, log
 
 Shapes = dict[str, tuple[int, ...]]
 
-_ggml = ggml.GGML
+_ggml = ggml.libggml
 _llama = llama_cpp.llama_cpp._lib
 _SetTensor = ctypes.CFUNCTYPE(None, ctypes.POINTER(ggml.Tensor), ctypes.c_void_p)
 
@@ -83,14 +83,14 @@ def blueprint(architecture: str, folder: Path, *, experts: bool, **changes: Any)
 
     log.silence()
     llama_cpp.llama_backend_init()
-    log.last_errors.clear()
+    log.forget_errors()
     context = _ggml.gguf_init_from_file(str(path).encode(), _Parameters(True, None))
     callback = _SetTensor(note)
     parameters = llama_cpp.llama_model_default_params()
     model = _llama.llama_model_init_from_user(context, callback, None, parameters)
     _ggml.gguf_free(context)
     if not model:
-        raise ValueError(f"{architecture}: {log.last_reason('no reason given')}")
+        raise ValueError(f"{architecture}: {log.first_error('no reason given')}")
     llama_cpp.llama_model_free(model)
     return Blueprint(architecture, metadata, shapes)
 

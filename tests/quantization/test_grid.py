@@ -37,7 +37,7 @@ class _TypeTraits(ctypes.Structure):
 
 
 def ggml_dequantize(data, kind, columns):
-    get = ggml.GGML.ggml_get_type_traits
+    get = ggml.libggml.ggml_get_type_traits
     get.argtypes, get.restype = [ctypes.c_int], ctypes.POINTER(_TypeTraits)
     traits = get(int(kind)).contents
     assert (traits.block_columns, traits.block_bytes) == gguf.GGML_QUANT_SIZES[kind]

@@ -8,7 +8,7 @@ import sys
 from llama_cpp import _ctypes_extensions
 
 from rosi_edge.native import rpc
-from rosi_edge.native.ggml import LIBRARIES
+from rosi_edge.native.ggml import LIBRARY_FOLDER
 
 CPU = 0
 """GGML_BACKEND_DEVICE_TYPE_CPU."""
@@ -16,7 +16,7 @@ CPU = 0
 
 def main() -> None:
     rpc.add_rpc_servers([])
-    ggml = _ctypes_extensions.load_shared_library("ggml", LIBRARIES)
+    ggml = _ctypes_extensions.load_shared_library("ggml", LIBRARY_FOLDER)
     ggml.ggml_backend_reg_by_name.argtypes = [ctypes.c_char_p]
     ggml.ggml_backend_reg_by_name.restype = ctypes.c_void_p
     ggml.ggml_backend_reg_get_proc_address.argtypes = [ctypes.c_void_p, ctypes.c_char_p]

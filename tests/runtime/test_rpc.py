@@ -94,7 +94,7 @@ def test_a_build_without_rpc_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("server", ["", "host", ":50052", "host:", "host:port", "host:70000", "host:0"])
 def test_what_is_no_server(server: str) -> None:
-    with pytest.raises(EngineError, match="is no RPC server"):
+    with pytest.raises(EngineError, match="is not the address of an RPC server"):
         rpc._require_reachable(server)
 
 
