@@ -7,6 +7,7 @@ the rounding of the quantizer, and no ordinary direction is that empty.
 
 from __future__ import annotations
 
-from rosi_edge.abliteration.finder import Hole, Holes, find_holes
+from rosi_edge.abliteration.finder import find_holes
+from rosi_edge.abliteration.hole import Hole, Holes
 
 __all__ = ["Hole", "Holes", "find_holes"]

@@ -11,35 +11,26 @@ output, about as wide as the stream, has a low end of its own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
-from typing import Literal
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from rosi_edge.abliteration.columns import sample_columns
 from rosi_edge.abliteration.confidence import confidence
+from rosi_edge.abliteration.grams import gram_of, post_norm_gain, scaled_rows, sum_group
+from rosi_edge.abliteration.hole import Family, Hole, Holes, Space, distinct, joined
 from rosi_edge.abliteration.spectrum import Bottom, bottom
 from rosi_edge.abliteration.windows import SlidingWindows, Window
 from rosi_edge.basics.ahead import Ahead
-from rosi_edge.basics.arrays import Float32, Float64
+from rosi_edge.basics.arrays import Float64
 from rosi_edge.basics.progress import SILENT, Advance, Progress
-from rosi_edge.errors import ModelFileError
 from rosi_edge.models.architectures import WriteMatrix
 from rosi_edge.models.weights import Weights
-from rosi_edge.quantization.codec import dequantize
 
 LEAST_CONFIDENCE = 0.99
-
-Family = Literal["mlp", "other"]
-"""Feed-forward outputs, experts' included, or those of attention and other mixers of tokens."""
-
-Space = Literal["stream", "output"]
-"""Where a direction lives: in the residual stream, or in the matrices' own output before a norm with a gain.
-The two differ only where such a norm stands between (Gemma 2 and 3, OLMo 2, GLM 4); whoever ablates these may
-have minded the gain or not, so both are looked at."""
 
 _SMALL_HIDDEN = 2048
 """Streams up to this width are searched in every way; of wider ones only the matrices with the most columns
@@ -52,56 +43,6 @@ _WORKERS = 1
 and saved 4 s of 40."""
 _COLUMNS_A_CHANNEL = 2.0
 """Columns that a Gram matrix needs for each channel, or its own smallest eigenvalues are near zero."""
-
-
-@dataclass(frozen=True)
-class Hole:
-    """A direction that some layers do not write.
-
-    Attributes:
-        direction: unit vector, (hidden,); its sign means nothing.
-        layers: the layers that avoid it, ascending.
-        matrices: of which outputs these layers avoid it.
-        energy_ratio: energy written along it over that of a typical direction (the geometric mean of the
-            eigenvalues), in those layers. 0 is a perfect hole, 1 none.
-        gap: natural logarithm of the next direction's energy over this one's.
-        noise_ratio: energy along it over what rounding alone leaves: about 1 after a full ablation. None
-            where the file's type does not tell.
-        confidence: probability that no untouched file shows this (:mod:`rosi_edge.abliteration.confidence`).
-        space: where the direction lives.
-        by_noise: found as a direction with nothing but rounding noise; otherwise as one far below the others.
-    """
-
-    direction: Float32 = field(repr=False)
-    layers: tuple[int, ...]
-    energy_ratio: float
-    gap: float
-    noise_ratio: float | None
-    confidence: float
-    space: Space = "stream"
-    by_noise: bool = False
-    matrices: tuple[Family, ...] = ("mlp",)
-
-
-@dataclass(frozen=True)
-class Holes:
-    """What was found.
-
-    Attributes:
-        holes: the surest and widest first; empty for a file that looks untouched.
-        candidates: the lowest direction of every window that was looked at, sure or not, the surest first.
-        smallest: the smallest eigenvalue over all layers, relative to the typical one.
-        columns: how many columns of each matrix were looked at, at most.
-    """
-
-    holes: tuple[Hole, ...]
-    candidates: tuple[Hole, ...]
-    smallest: float
-    columns: int
-
-    @property
-    def strongest(self) -> Hole | None:
-        return self.holes[0] if self.holes else None
 
 
 def find_holes(
@@ -164,14 +105,14 @@ def find_holes(
             for hole in candidates
         ]
         rated.sort(key=lambda hole: (-round(hole.confidence, 6), -len(hole.layers), hole.energy_ratio))
-        found = _distinct([hole for hole in rated if hole.confidence >= least_confidence])
+        found = distinct([hole for hole in rated if hole.confidence >= least_confidence])
         exact = {
             name: _exact_layers(
                 file, family, [hole for hole in found if hole.matrices == (name,)], most, advance
             )
             for name, family in families.items()
         }
-        found = _joined([exact[hole.matrices[0]].pop(0) for hole in found])
+        found = joined([exact[hole.matrices[0]].pop(0) for hole in found])
     return Holes(tuple(found), tuple(rated), smallest, most)
 
 
@@ -199,10 +140,10 @@ def _lowest_of_windows(
     by_noise = {space: SlidingWindows(_widest_by_noise(hidden)) for space in spaces}
     found: list[Hole] = []
     with Ahead(
-        "gram", _WORKERS, [partial(_gram, file, matrix, most) for group in groups for matrix in group]
+        "gram", _WORKERS, [partial(gram_of, file, matrix, most) for group in groups for matrix in group]
     ) as grams:
         for group in groups:
-            for space, (energy, noise) in _sum_group(file, group, grams, spaces, advance).items():
+            for space, (energy, noise) in sum_group(file, group, grams, spaces, advance).items():
                 found += _lowest(by_energy[space].add(energy), space)
                 if noise is not None:
                     found += _lowest_by_noise(by_noise[space].add(noise), space)
@@ -234,78 +175,6 @@ def _groups(blocks: list[list[WriteMatrix]], hidden: int, most: int) -> list[lis
     # Fewer columns than that write next to nothing along some directions by nature, and no hole can be told
     # from these.
     return groups
-
-
-@dataclass(frozen=True)
-class _Gram:
-    """W Wᵀ of one matrix's sampled columns, (hidden, hidden), and what rounding adds to its diagonal."""
-
-    gram: Float32
-    noise: Float64 | None
-
-
-def _gram(file: Weights, matrix: WriteMatrix, most: int) -> _Gram:
-    sample = sample_columns(file, matrix, most)
-    with np.errstate(over="ignore"):
-        gram = sample.weights @ sample.weights.T
-    if not np.isfinite(np.trace(gram)):
-        raise ModelFileError(
-            f"{matrix.name} holds weights too large to compute with", "Get the file from its maker again"
-        )
-    return _Gram(gram, sample.noise)
-
-
-def _sum_group(
-    file: Weights,
-    group: Sequence[WriteMatrix],
-    grams: Ahead[_Gram],
-    spaces: Sequence[Space],
-    advance: Advance,
-) -> dict[Space, tuple[Window, Window | None]]:
-    """The group's Gram matrices summed twice: by energy (each with a mean of 1 a direction), and by noise (in
-    units of what rounding leaves), None where a type's rounding is not known."""
-    by_energy: dict[Space, Window | None] = {}
-    by_noise: dict[Space, Window | None] = {}
-    for matrix in group:
-        made = grams.next(advance)
-        for space in spaces:
-            gain = _gain(file, matrix) if space == "stream" else None
-            scaled = made.gram if gain is None else _scaled(made.gram, gain)
-            noise = made.noise if gain is None or made.noise is None else made.noise * gain**2
-            energy = float(np.trace(scaled, dtype=np.float64)) / len(scaled)
-            _take_in(by_energy, space, _weighted(matrix.block, scaled, noise, energy))
-            unit = 0.0 if noise is None else float(noise.mean())
-            _take_in(by_noise, space, None if noise is None else _weighted(matrix.block, scaled, noise, unit))
-        advance(1)
-    return {space: (window, by_noise[space]) for space, window in by_energy.items() if window is not None}
-
-
-def _take_in(sums: dict[Space, Window | None], space: Space, more: Window | None) -> None:
-    """What is not known of one matrix is not known of the sum."""
-    if space not in sums or more is None:
-        sums[space] = more
-    elif (before := sums[space]) is not None:
-        sums[space] = before.take_in(more)
-
-
-def _scaled(gram: Float32, scale: Float64) -> Float32:
-    """The Gram matrix of rows multiplied by ``scale``; in place after the one copy, as it may be large."""
-    factors = scale.astype(np.float32)
-    made = gram * factors
-    made *= factors[:, None]
-    return made
-
-
-def _gain(file: Weights, matrix: WriteMatrix) -> Float64 | None:
-    if matrix.post_norm is None:
-        return None
-    return dequantize(file, matrix.post_norm).reshape(-1).astype(np.float64)
-
-
-def _weighted(block: int, gram: Float32, noise: Float64 | None, unit: float) -> Window:
-    """In parts of ``unit``. A matrix of zeros counts as nothing."""
-    share = 1.0 / unit if unit > 0 else 0.0
-    return Window((block, block + 1), gram * np.float32(share), None if noise is None else noise * share, 1)
 
 
 def _widest_by_noise(hidden: int) -> int | None:
@@ -344,7 +213,7 @@ def _lowest_by_noise(windows: Iterable[Window], space: Space) -> list[Hole]:
         if window.noise is None or not (window.noise > 0).all():
             continue
         scale = 1.0 / np.sqrt(window.noise)
-        lowest = _bottom(replace(window, gram=_scaled(window.gram, scale)))
+        lowest = _bottom(replace(window, gram=scaled_rows(window.gram, scale)))
         if lowest is None:
             continue
         direction = (lowest.direction * scale).astype(np.float32)
@@ -371,45 +240,6 @@ def _bottom(window: Window) -> Bottom | None:
         return None
 
 
-def _distinct(holes: Sequence[Hole]) -> list[Hole]:
-    """One entry a direction and family: what a surer or wider hole already explains is left out."""
-    kept: list[Hole] = []
-    for hole in holes:
-        if not any(_explains(other, hole) for other in kept):
-            family = [i for i, other in enumerate(kept) if other.matrices == hole.matrices]
-            _merge(kept, hole, family)
-    return kept
-
-
-def _joined(holes: Sequence[Hole]) -> list[Hole]:
-    """One entry a direction: what was taken out of both families was found in each."""
-    kept: list[Hole] = []
-    for hole in holes:
-        _merge(kept, hole, range(len(kept)))
-    return kept
-
-
-def _merge(kept: list[Hole], hole: Hole, among: Iterable[int]) -> None:
-    """Add the hole's layers and matrices to the one among these with the same direction, or the hole."""
-    for index in among:
-        if _same(kept[index], hole, 0.9):
-            layers = tuple(sorted({*kept[index].layers, *hole.layers}))
-            matrices = tuple(dict.fromkeys((*kept[index].matrices, *hole.matrices)))
-            kept[index] = replace(kept[index], layers=layers, matrices=matrices)
-            return
-    kept.append(hole)
-
-
-def _same(one: Hole, other: Hole, cosine: float) -> bool:
-    return one.space == other.space and abs(float(one.direction @ other.direction)) >= cosine
-
-
-def _explains(wide: Hole, narrow: Hole) -> bool:
-    """The narrow one lies in the wide one's layers and shows much the same direction of the same outputs."""
-    within = set(narrow.layers) <= set(wide.layers) and narrow.matrices == wide.matrices
-    return within and _same(wide, narrow, 0.7)
-
-
 def _exact_layers(
     file: Weights, matrices: Sequence[WriteMatrix], holes: list[Hole], most: int, advance: Advance
 ) -> list[Hole]:
@@ -421,7 +251,7 @@ def _exact_layers(
     for matrix in matrices:
         sample = sample_columns(file, matrix, most)
         mean = float(np.square(sample.weights, dtype=np.float64).sum()) / len(sample.weights)
-        gain = _gain(file, matrix)
+        gain = post_norm_gain(file, matrix)
         row = np.empty(len(holes))
         for index, hole in enumerate(holes):
             weights_along = hole.direction
