@@ -23,7 +23,8 @@ from rosi_edge.prompts.plan import RequestSets
 from rosi_edge.prompts.sets import Kind, Part, bundled
 from rosi_edge.runtime.engine import EngineOptions
 from rosi_edge.runtime.llama_engine import LlamaEngine
-from rosi_edge.study.calibration import at_equal_divergence, disjoint_samples, study_calibration
+from rosi_edge.study.calibration import disjoint_samples, study_calibration
+from rosi_edge.study.equal_divergence import at_equal_divergence
 
 
 def sets(part: str, count: int) -> RequestSets:

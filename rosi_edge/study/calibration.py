@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -23,15 +22,11 @@ from rosi_edge.prompts.plan import RequestSets
 from rosi_edge.prompts.sets import PromptSet
 from rosi_edge.runtime.engine import Engine, edits_applied
 from rosi_edge.search.candidates import layer_candidates
-from rosi_edge.search.first_token import FirstTokenScore, FirstTokenScorer
+from rosi_edge.search.first_token import FirstTokenScorer
 from rosi_edge.search.space import Space
+from rosi_edge.study.equal_divergence import at_equal_divergence
 
-_KL = 0.05
-"""Nats at which the effects of samples are compared: each edit gets the strength that costs about this."""
 _RIDGE = 0.01
-_TRIES = 6
-_LONGEST_STEP = math.log(10)
-_SMALLEST_KL = 1e-6
 
 
 @dataclass(frozen=True)
@@ -154,41 +149,3 @@ def disjoint_samples(sets: RequestSets, size: int, samples: int, seed: int) -> l
     harmful, harmless = drawn(sets.harmful), drawn(sets.harmless)
     sounding = drawn(sets.sounds_harmful) if sets.sounds_harmful else [None] * samples
     return [RequestSets(*each) for each in zip(harmful, harmless, sounding, strict=True)]
-
-
-def _log_divergence(score: FirstTokenScore) -> float:
-    return math.log(max(score.kl, _SMALLEST_KL)) if math.isfinite(score.kl) else math.inf
-
-
-def at_equal_divergence(
-    engine: Engine, scorer: FirstTokenScorer, handle: int, strength: float
-) -> FirstTokenScore:
-    """The score of held edits at the strength that costs about ``_KL``, or as near to it as ``_TRIES`` come;
-    they stay applied.
-
-    Strength and divergence are followed on logarithmic scales (the divergence of a small push grows with its
-    square): between the nearest strengths known on both sides, or by that square.
-    """
-    goal = math.log(_KL)
-    seen: dict[float, FirstTokenScore] = {}
-    place = nearest = math.log(strength)
-    for _ in range(_TRIES):
-        engine.apply({handle: math.exp(place)})
-        seen[place] = scorer.score()
-        found = {at: _log_divergence(score) for at, score in seen.items()}
-        nearest = min(found, key=lambda at: abs(found[at] - goal))
-        if abs(found[nearest] - goal) < math.log(1.25):
-            break
-        below = max((at for at in found if found[at] < goal), default=None)
-        above = min((at for at in found if found[at] >= goal), default=None)
-        if below is not None and above is not None and below < above:
-            share = (goal - found[below]) / (found[above] - found[below])
-            # Never too near to an end: a divergence that jumps would be approached for ever.
-            place = below + (above - below) * min(max(share, 0.1), 0.9)
-        else:
-            # From the outermost: several strengths may cost the same, as little or as much as can be told.
-            outermost = max(found) if above is None else min(found)
-            place = outermost + min(max((goal - found[outermost]) / 2, -_LONGEST_STEP), _LONGEST_STEP)
-    if place != nearest:
-        engine.apply({handle: math.exp(nearest)})
-    return seen[nearest]

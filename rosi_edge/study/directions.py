@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from rosi_edge.basics.progress import SILENT, Progress
 from rosi_edge.direction.calibration import calibrate, candidate_matrices, solve
-from rosi_edge.direction.categories import FurtherDirection, further_directions, of_category
 from rosi_edge.edits.profile import conditional_edits
 from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.evaluation.behaviour import measure_behaviour, refusal_openings
@@ -19,13 +18,18 @@ from rosi_edge.evaluation.verdicts import Judge
 from rosi_edge.models.architectures import WriteMatrix
 from rosi_edge.models.weights import Weights
 from rosi_edge.prompts.plan import RequestSets
-from rosi_edge.runtime.engine import Engine, edits_applied
+from rosi_edge.prompts.sets import PromptSet
+from rosi_edge.runtime.engine import Engine, ask, edits_applied
+from rosi_edge.runtime.taps import TapRequest
 from rosi_edge.search.candidates import layer_candidates
 from rosi_edge.search.first_token import FirstTokenScore, FirstTokenScorer
 from rosi_edge.search.space import Space
-from rosi_edge.study.calibration import at_equal_divergence
+from rosi_edge.study.categories import CategoryDirection, category_directions
+from rosi_edge.study.equal_divergence import at_equal_divergence
 
 _RIDGE = 0.01
+_NEGATIVES = 96
+"""Prompts of each negative set in the pass for a category's key."""
 PAYS = 0.02
 """Share of harmful prompts more that must open with a refusal for another direction to pay."""
 
@@ -99,7 +103,7 @@ def study_directions(
     )
     judged = [one for one in (original.harmful, original.harmless, original.sounds_harmful) if one]
     names = sorted({prompt.category for prompt in choosing.harmful.prompts if prompt.category})
-    categories = [of_category(choosing.harmful, name) for name in names]
+    categories = [_of_category(choosing.harmful, name) for name in names]
     scorer = FirstTokenScorer(
         engine, [choosing.harmful, choosing.harmless, *categories], refusal_openings(judged)
     )
@@ -112,19 +116,19 @@ def study_directions(
         keys = solve(first.inputs, ridge=_RIDGE, forms=[setting.form], progress=progress)
     edits = list(conditional_edits(file, candidates, keys, common.vector, setting))
     results = [_measure(engine, scorer, edits, setting.strength, ())]
-    used: list[FurtherDirection] = []
-    for direction in further_directions(
-        engine,
-        sets,
-        candidates,
-        layer=common.layer,
-        most=most - 1,
-        form=setting.form,
-        ridge=_RIDGE,
-        progress=progress,
-    ):
+    used: list[CategoryDirection] = []
+    for direction in _of_categories(engine, sets, common.layer, most - 1, progress):
+        # A pass of its own for a category's key: it fires on its prompts.
+        own = RequestSets(
+            _of_category(sets.harmful, direction.category),
+            sets.harmless.take(_NEGATIVES),
+            sets.sounds_harmful.take(_NEGATIVES) if sets.sounds_harmful else None,
+            sets.guarded,
+        )
+        with calibrate(engine, own, candidates, progress=progress).inputs as inputs:
+            keys = solve(inputs, ridge=_RIDGE, forms=[setting.form], progress=progress)
         used.append(direction)
-        edits += conditional_edits(file, candidates, direction.keys, direction.vector, setting)
+        edits += conditional_edits(file, candidates, keys, direction.vector, setting)
         results.append(_measure(engine, scorer, edits, setting.strength, used))
     return DirectionsStudy(
         tuple((name, len(each)) for name, each in zip(names, categories, strict=True)),
@@ -134,18 +138,35 @@ def study_directions(
     )
 
 
+def _of_categories(
+    engine: Engine, sets: RequestSets, layer: int, most: int, progress: Progress
+) -> list[CategoryDirection]:
+    """Read after one block."""
+    prompts = engine.encode([ask(text) for text in (*sets.harmful.texts, *sets.harmless.texts)])
+    with progress.stage("Reading the categories' directions", len(prompts)) as advance:
+        rows = engine.capture(prompts, TapRequest(blocks=(layer,)), advance=advance).stream_rows(layer)
+    count = len(sets.harmful)
+    categories = [prompt.category for prompt in sets.harmful.prompts]
+    return category_directions(rows[:count], categories, rows[count:], most)
+
+
+def _of_category(prompts: PromptSet, category: str) -> PromptSet:
+    members = [prompt for prompt in prompts.prompts if prompt.category == category]
+    return PromptSet.of(f"{prompts.name}: {category}", members, prompts.source)
+
+
 def _measure(
     engine: Engine,
     scorer: FirstTokenScorer,
     edits: Sequence[RankOneEdit],
     strength: float,
-    used: Sequence[FurtherDirection],
+    used: Sequence[CategoryDirection],
 ) -> DirectionsResult:
     with edits_applied(engine, edits, strength) as handle:
         return _result(at_equal_divergence(engine, scorer, handle, strength), used)
 
 
-def _result(score: FirstTokenScore, used: Sequence[FurtherDirection]) -> DirectionsResult:
+def _result(score: FirstTokenScore, used: Sequence[CategoryDirection]) -> DirectionsResult:
     return DirectionsResult(
         tuple(direction.category for direction in used),
         tuple(direction.rest for direction in used),
