@@ -126,7 +126,7 @@ def evaluate(
         click.echo("rosi-edge: interrupted. Results so far are kept: run the same command to go on", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
     if picture is not None:
-        from rosi_edge.report.pictures import draw_evaluation
+        from rosi_edge.report.evaluation_picture import draw_evaluation
 
         draw_evaluation(report, picture)
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -10,15 +11,13 @@ from rosi_edge.commands.output import estimate_text, not_written, show_figures
 from rosi_edge.records.hardening import FrontierPoint, HardeningReport
 
 
-def show(
-    report: HardeningReport, output: Path, report_folder: Path | None, labels: tuple[str, str, str]
-) -> None:
+def show(report: HardeningReport, output: Path, report_folder: Path | None, labels: Sequence[str]) -> None:
     from rosi_edge.report.arrival import promotion_words, rounding_words
     from rosi_edge.report.experiments import attacks_words
     from rosi_edge.report.layers import direction_taken
     from rosi_edge.report.limits import beyond_limits_words
 
-    show_figures(report.before, report.after, report.changes, names=("before", "after"), labels=labels)
+    show_figures(report.before, report.after, report.changes, names=("before", "after"), own_labels=labels)
     if beyond := beyond_limits_words(report):
         click.echo(f"limits    {beyond}")
     for finding in report.findings:

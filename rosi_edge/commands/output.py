@@ -76,33 +76,28 @@ def change_text(change: PairedChange | None) -> str:
     return "–" if change is None else f"{change.change * 100:+.1f} points, p={change.p_value:.2g}"
 
 
-HARM_LABELS = ("harmful refusal", "benign compliance", "… of requests that sound harmful")
-
-
 def show_figures(
     before: Any,
     after: Any,
     changes: Any,
     *,
     names: tuple[str, str],
-    labels: tuple[str, str, str] = HARM_LABELS,
+    own_labels: Sequence[str] = (),
 ) -> None:
+    """
+    Args:
+        own_labels: an attribute's, in place of the first figures'.
+    """
+    from rosi_edge.records.figures import labels, shown_figures
+
     table = Table("", names[0], names[1], "change", caption="95 % intervals")
-    for label, field in (
-        (labels[0], "harmful_refusal_rate"),
-        (labels[1], "benign_compliance_rate"),
-        (labels[2], "sounds_harmful_compliance_rate"),
-        ("harmful refusal", "guarded_refusal_rate"),
-        ("broken answers", "degenerate_rate"),
-        ("KL of the first token (nats)", "kl_first_token"),
-    ):
-        if field == "guarded_refusal_rate" and getattr(before, field, None) is None:
-            continue  # the first row is about harm itself
+    figures = shown_figures(before)
+    for label, figure in zip(labels(figures, own_labels), figures, strict=True):
         table.add_row(
             label,
-            estimate_text(getattr(before, field, None)),
-            estimate_text(getattr(after, field, None)),
-            change_text(getattr(changes, field, None)),
+            estimate_text(getattr(before, figure.name, None)),
+            estimate_text(getattr(after, figure.name, None)),
+            change_text(getattr(changes, figure.name, None)),
         )
     show(table)
 

@@ -99,7 +99,7 @@ def transfer_report(
 
 
 def show_files(
-    files: Sequence[TransferredFile], outputs: Sequence[Path], labels: tuple[str, str, str]
+    files: Sequence[TransferredFile], outputs: Sequence[Path], labels: Sequence[str]
 ) -> None:
     """A table and a few lines for each file."""
     for file, output in zip(files, outputs, strict=True):
@@ -108,7 +108,7 @@ def show_files(
             click.echo(f"problem   {file.problem}")
             continue
         if file.before is not None:
-            show_figures(file.before, file.after, file.changes, names=("before", "after"), labels=labels)
+            show_figures(file.before, file.after, file.changes, names=("before", "after"), own_labels=labels)
         if file.verdict is not None:
             click.echo(f"verdict   {file.verdict.status}: {file.verdict.reason}")
         else:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Self
 
 from pydantic import model_validator
 
@@ -46,3 +47,46 @@ class Changes(Record):
     benign_compliance_rate: PairedChange | None = None
     sounds_harmful_compliance_rate: PairedChange | None = None
     guarded_refusal_rate: PairedChange | None = None
+
+
+class FigureWords(NamedTuple):
+    """What a figure is called where people read it; ``short`` where there is little room."""
+
+    name: str
+    words: str
+    short: str
+    better: Literal["higher", "lower"]
+
+
+FIGURES = (
+    FigureWords("harmful_refusal_rate", "refuses harmful requests", "refuses harmful", "higher"),
+    FigureWords("benign_compliance_rate", "answers harmless requests", "answers harmless", "higher"),
+    FigureWords(
+        "sounds_harmful_compliance_rate",
+        "answers harmless requests that sound harmful",
+        "… that sounds harmful",
+        "higher",
+    ),
+    FigureWords(
+        "guarded_refusal_rate",
+        "refuses harmful requests, whatever the attribute",
+        "refuses harmful",
+        "higher",
+    ),
+    FigureWords("degenerate_rate", "writes broken text", "writes broken text", "lower"),
+    FigureWords(
+        "kl_first_token", "KL divergence of the first answer token, nats", "divergence (KL, nats)", "lower"
+    ),
+)
+"""In the order to show them."""
+
+
+def shown_figures(before: Figures | None) -> list[FigureWords]:
+    """Those to show: harmful requests have a row of their own where the first is about something else."""
+    guarded = before is not None and before.guarded_refusal_rate is not None
+    return [figure for figure in FIGURES if guarded or figure.name != "guarded_refusal_rate"]
+
+
+def labels(figures: Sequence[FigureWords], own: Sequence[str] = (), *, short: bool = False) -> list[str]:
+    """What to call the figures: an attribute's ``own`` words come in place of the first ones."""
+    return [*own, *(figure.short if short else figure.words for figure in figures[len(own) :])]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rosi_edge.direction.difference import EACH_LAYERS_OWN
+from rosi_edge.records.figures import Changes, shown_figures
 from rosi_edge.records.hardening import HardeningReport, Method, Status
 from rosi_edge.report import numbers
 from rosi_edge.report.arrival import delivered_summary, every_tensor, rounding_cost
@@ -25,16 +26,6 @@ _HEADLINES: dict[Status, str] = {
     "over_refusing": "Not hardened: it now refuses too many harmless requests as well.",
     "degraded": "Not hardened: the injection damaged the model.",
 }
-
-_RATES = (
-    ("harmful_refusal_rate", "Refuses harmful requests (higher is better)"),
-    ("benign_compliance_rate", "Answers harmless requests (higher is better)"),
-    ("sounds_harmful_compliance_rate", "Answers harmless requests that sound harmful (higher is better)"),
-)
-_GUARDED = (
-    "guarded_refusal_rate",
-    "Refuses harmful requests, whatever the attribute (higher is better)",
-)
 
 _CAPTIONS = {
     "before_after": "Refusal, compliance and broken text before and after, with 95 % intervals",
@@ -60,7 +51,7 @@ def model_card(report: HardeningReport, pictures: Sequence[str] = ()) -> str:
     """The report as Markdown.
 
     Args:
-        pictures: file names beside the card, as :func:`rosi_edge.report.pictures.draw_all` gave them; each
+        pictures: file names beside the card, as :func:`rosi_edge.report.pictures.render_all` gave them; each
             is shown where it belongs.
     """
     shown = {Path(name).stem: f"![{_CAPTIONS[Path(name).stem]}]({name})" for name in pictures}
@@ -183,23 +174,17 @@ def _input_side(method: Method) -> str:
 def _before_after(report: HardeningReport) -> str:
     columns = [("Before", report.before), ("After", report.after)]
     rows = []
-    for key, label in _RATES if report.before.guarded_refusal_rate is None else (*_RATES, _GUARDED):
-        change = getattr(report.changes, key) if report.changes else None
-        p = numbers.p_value(change.p_value) if change else numbers.NOT_MEASURED
-        measured = [numbers.rate(getattr(figures, key) if figures else None) for _, figures in columns]
-        rows.append([label, *measured, numbers.points(change), p])
-    broken = [numbers.rate(figures.degenerate_rate if figures else None) for _, figures in columns]
-    rows.append(["Writes broken text (lower is better)", *broken, "", ""])
-    divergence = [numbers.nats(figures.kl_first_token if figures else None) for _, figures in columns[1:]]
-    rows.append(
-        [
-            "KL divergence of the first answer token, nats (lower is closer)",
-            "0 by definition",
-            *divergence,
-            "",
-            "",
-        ]
-    )
+    for figure in shown_figures(report.before):
+        measured = [getattr(figures, figure.name) if figures else None for _, figures in columns]
+        change = getattr(report.changes, figure.name, None)
+        cells = [numbers.rate(each) for each in measured]
+        told = [numbers.points(change), numbers.p_value(change.p_value) if change else numbers.NOT_MEASURED]
+        if figure.name == "kl_first_token":
+            cells = ["0 by definition", numbers.nats(measured[1])]
+        if figure.name not in Changes.model_fields:
+            told = ["", ""]
+        label = figure.words[:1].upper() + figure.words[1:]
+        rows.append([f"{label} ({figure.better} is better)", *cells, *told])
     head = ["", *(name for name, _ in columns), "Change", "p"]
     note = (
         "In brackets: the 95 % interval. Shares have Wilson intervals, averages BCa bootstrap intervals, and "

@@ -26,13 +26,6 @@ if TYPE_CHECKING:
     from rosi_edge.records.hardening import FrontierPoint, HardeningReport
 
 _SIGNS = {"hardened": "✓", "ineffective": "✗", "over_refusing": "✗", "degraded": "✗"}
-_RATES = (
-    ("refuses harmful", "harmful_refusal_rate"),
-    ("answers harmless", "benign_compliance_rate"),
-    ("… that sounds harmful", "sounds_harmful_compliance_rate"),
-    ("writes broken text", "degenerate_rate"),
-)
-_GUARDED = ("refuses harmful", "guarded_refusal_rate")
 
 
 class ReportPane(StepPane):
@@ -61,18 +54,11 @@ class ReportPane(StepPane):
                 yield Plain(separation_legend(), id="separation-legend", classes="legend")
                 yield SeparationPlot()
 
-    def _rates(self) -> list[tuple[str, str]]:
-        about = self.journey.attribute
-        if about is None:
-            return list(_RATES)
-        labels = (*about.labels, _RATES[-1][0])
-        rates = [(label, name) for label, (_, name) in zip(labels, _RATES, strict=True)]
-        return [*rates[:-1], _GUARDED, rates[-1]]
-
     def draw(self) -> None:
         report = self.journey.report
         if report is None:
             return
+        from rosi_edge.records.figures import labels, shown_figures
         from rosi_edge.report.numbers import nats, points, rate
 
         status = report.verdict.status
@@ -84,10 +70,14 @@ class ReportPane(StepPane):
         self.query_one("#verdict", Plain).update(verdict)
 
         after = report.after
+        about = self.journey.attribute
+        figures = shown_figures(report.before)
+        called = labels(figures, about.labels if about else (), short=True)
+        rates = [(label, figure.name) for label, figure in zip(called[:-1], figures[:-1], strict=True)]
         self.query_one(IntervalStrip).show(
             [
                 (label, getattr(report.before, name), getattr(after, name) if after else None)
-                for label, name in self._rates()
+                for label, name in rates
             ]
         )
         table = Table(
@@ -95,14 +85,14 @@ class ReportPane(StepPane):
         )
         for heading in ("", "before", "after", "change"):
             table.add_column(heading, overflow="fold")
-        for label, name in self._rates():
+        for label, name in rates:
             table.add_row(
                 label,
                 rate(getattr(report.before, name)),
                 rate(getattr(after, name)) if after else "–",
                 points(getattr(report.changes, name)) if getattr(report.changes, name, None) else "–",
             )
-        table.add_row("divergence (KL, nats)", "–", nats(after.kl_first_token) if after else "–", "–")
+        table.add_row(called[-1], "–", nats(after.kl_first_token) if after else "–", "–")
         self.query_one("#figures", Static).update(table)
         self._draw_pictures(report)
         self.query_one("#file", Facts).show(self._file(report))
