@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
+import gc
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -48,9 +50,7 @@ def own_child(tiny_model: Path) -> Iterator[ChildEngine]:
 
 
 def process_of(engine: ChildEngine) -> psutil.Process:
-    newest = max(multiprocessing.active_children(), key=lambda process: process.pid or 0)
-    assert newest.pid is not None
-    return psutil.Process(newest.pid)
+    return psutil.Process(engine._process.pid)
 
 
 def test_same_results_as_in_process(tiny_model: Path, child: ChildEngine) -> None:
@@ -165,9 +165,7 @@ def test_a_ggml_abort_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert "SIGABRT" in str(caught.value)
     assert "GGML_ASSERT" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert multiprocessing.active_children() == [] or all(
-        process.is_alive() for process in multiprocessing.active_children()
-    )
+    assert all(process.status() != psutil.STATUS_ZOMBIE for process in psutil.Process().children())
     assert capfd.readouterr() == ("", "")
 
 
@@ -234,13 +232,11 @@ from pathlib import Path
 from rosi_edge.runtime.child_engine import ChildEngine
 from rosi_edge.runtime.engine import EngineOptions, ask
 
-if __name__ == "__main__":
-    engine = ChildEngine(Path(sys.argv[1]), EngineOptions(threads=1))
-    import multiprocessing
-    print(multiprocessing.active_children()[0].pid, flush=True)
-    engine.generate(engine.encode([ask("Hello")]), max_tokens=3)
-    print("done", flush=True)
-    sys.stdin.read()
+engine = ChildEngine(Path(sys.argv[1]), EngineOptions(threads=1))
+print(engine._process.pid, flush=True)
+engine.generate(engine.encode([ask("Hello")]), max_tokens=3)
+print("done", flush=True)
+sys.stdin.read()
 """
 
 
@@ -272,9 +268,8 @@ from pathlib import Path
 from rosi_edge.runtime.child_engine import ChildEngine
 from rosi_edge.runtime.engine import EngineOptions
 
-if __name__ == "__main__":
-    with ChildEngine(Path(sys.argv[1]), EngineOptions(threads=1)):
-        print("ready", flush=True)
+with ChildEngine(Path(sys.argv[1]), EngineOptions(threads=1)):
+    print("ready", flush=True)
 """
 
 
@@ -293,7 +288,7 @@ def test_ctrl_c_while_the_child_starts_is_the_parents_business(tiny_model: Path,
     while child is None and parent.poll() is None:
         for process in psutil.Process(parent.pid).children():
             with contextlib.suppress(psutil.Error):
-                if any("spawn_main" in argument for argument in process.cmdline()):
+                if any("rosi_edge.runtime.serve" in argument for argument in process.cmdline()):
                     child = process
     assert child is not None
     for _ in range(20):
@@ -301,3 +296,87 @@ def test_ctrl_c_while_the_child_starts_is_the_parents_business(tiny_model: Path,
         time.sleep(0.01)
     out, errors = parent.communicate(timeout=60)
     assert (out, errors, parent.returncode) == ("ready\n", "", 0)
+
+
+_PLAIN = """
+import sys
+from pathlib import Path
+from rosi_edge.runtime.engine import ask
+from rosi_edge.runtime.open_engine import open_engine
+
+print("once")
+engine = open_engine(Path(sys.argv[1]))
+print(len(engine.generate(engine.encode([ask("Hello")]), max_tokens=3)[0].tokens))
+"""
+
+
+def plain_script(folder: Path, model: Path, **keywords: Any) -> subprocess.CompletedProcess[str]:
+    script = folder / "plain.py"
+    script.write_text(_PLAIN)
+    return subprocess.run(
+        [sys.executable, str(script), str(model)], capture_output=True, text=True, timeout=120, **keywords
+    )
+
+
+def test_a_plain_script_works_and_runs_once(tiny_model: Path, tmp_path: Path) -> None:
+    """No ``if __name__ == "__main__":``, and the engine is not closed either."""
+    done = plain_script(tmp_path, tiny_model)
+    assert (done.stdout, done.stderr, done.returncode) == ("once\n3\n", "", 0)
+
+
+def test_what_lies_in_the_current_folder_is_not_imported(tiny_model: Path, tmp_path: Path) -> None:
+    here = tmp_path / "downloads"
+    here.mkdir()
+    for name in ("numpy", "llama_cpp", "rosi_edge", "struct"):
+        (here / f"{name}.py").write_text("raise SystemExit('imported')")
+    done = plain_script(tmp_path, tiny_model, cwd=here)
+    assert (done.stdout, done.stderr, done.returncode) == ("once\n3\n", "", 0)
+
+
+def test_modules_are_found_where_the_parent_finds_them(tiny_model: Path, tmp_path: Path) -> None:
+    """As in an application that puts the package on its path by itself."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "rosi_edge").symlink_to(Path(child_engine.__file__).parent.parent)
+    code = f"import sys; sys.path.insert(0, {str(elsewhere)!r}); sys.argv[1] = {str(tiny_model)!r}\n{_PLAIN}"
+    code += (
+        "\nimport psutil; print(psutil.Process(engine._process.pid).environ()['PYTHONPATH'].split(':')[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, ""], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == (f"once\n3\n{elsewhere}\n", "")
+
+
+@pytest.mark.parametrize("policy", [None, "active"])
+def test_threads_that_wait_sleep_unless_the_environment_says_otherwise(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, policy: str | None
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if policy is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    with ChildEngine(tiny_model, SMALL) as engine:
+        assert process_of(engine).environ()["OMP_WAIT_POLICY"] == (policy or "passive")
+    assert os.environ.get("OMP_WAIT_POLICY") == policy
+
+
+def test_an_engine_that_nobody_holds_is_ended(tiny_model: Path) -> None:
+    engine = ChildEngine(tiny_model, SMALL)
+    process = process_of(engine)
+    del engine
+    gc.collect()
+    assert not process.is_running()
+
+
+def test_a_python_that_cannot_run_the_child(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever embeds Python may have a ``sys.executable`` that is another program, or none."""
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
+    with pytest.raises(EngineError, match="none cannot be started: No such file"):
+        ChildEngine(tiny_model)
+    other = tmp_path / "python"
+    other.write_text("#!/bin/sh\necho No module named rosi_edge\nexit 1\n")
+    other.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(other))
+    with pytest.raises(EngineCrashError, match="failed: No module named rosi_edge") as caught:
+        ChildEngine(tiny_model)
+    assert str(other) in caught.value.remedy

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 
+import psutil
 import pytest
 
 from rosi_edge.runtime.child_engine import ChildEngine
@@ -13,7 +13,7 @@ from rosi_edge.runtime.child_engine import ChildEngine
 def test_whoever_waits_for_the_model_can_cancel(tiny_model: Path) -> None:
     looked: list[int] = []
     # Engines that other tests keep are none of this one's business.
-    others = set(multiprocessing.active_children())
+    others = set(psutil.Process().children())
 
     def look() -> None:
         looked.append(len(looked))
@@ -23,7 +23,7 @@ def test_whoever_waits_for_the_model_can_cancel(tiny_model: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         ChildEngine(tiny_model, look=look)
     assert looked == [0, 1]
-    assert not set(multiprocessing.active_children()) - others
+    assert not set(psutil.Process().children()) - others
 
 
 def test_looking_on_changes_nothing(tiny_model: Path) -> None:
