@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types tests setup clean
+.PHONY: demo test test-long lint types tests setup clean
 
 setup: $(STAMP)
 
@@ -26,10 +26,17 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
+# A process a core; then the tests that run the demo model, which takes all cores itself.
 tests: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
+		$(BIN)/python -m pytest -n logical --dist worksteal -m "not model"
+	$(BIN)/python -m pytest -m model
 
 test: lint types tests
+
+# What takes hours or only repeats with other numbers: see the marker `long`.
+test-long: setup
+	$(BIN)/python -m pytest -m long
 
 clean:
 	rm -rf $(VENV) build *.egg-info
