@@ -46,7 +46,7 @@ from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.prompts.plan import PromptPlan, RequestSets, plan_prompts
 from rosi_edge.runtime.engine import EngineOptions, ask
 from rosi_edge.runtime.taps import TapRequest
-from rosi_edge.search.result import FrontierPoint
+from rosi_edge.search.result import AnsweredPoint
 from rosi_edge.sources.resolve import resolve
 
 VERSIONS = {
@@ -227,8 +227,8 @@ def _session(
     return session
 
 
-def _point(edits: Sequence[RankOneEdit], behaviour: Behaviour) -> FrontierPoint:
-    return FrontierPoint(layer=0, strength=1.0, behaviour=behaviour, edits=tuple(edits))
+def _point(edits: Sequence[RankOneEdit], behaviour: Behaviour) -> AnsweredPoint:
+    return AnsweredPoint(layer=0, strength=1.0, behaviour=behaviour, edits=tuple(edits))
 
 
 def _nothing() -> Behaviour:

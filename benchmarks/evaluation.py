@@ -26,7 +26,7 @@ from llama_cpp import Llama
 from rosi_edge.basics.arrays import Float32
 from rosi_edge.basics.progress import SILENT
 from rosi_edge.evaluation.judges.keyword import KeywordJudge
-from rosi_edge.evaluation.kept import Checkpoint
+from rosi_edge.evaluation.kept import Kept
 from rosi_edge.evaluation.multiple_choice import Question
 from rosi_edge.evaluation.multiple_choice import bundled as bundled_questions
 from rosi_edge.evaluation.suites.refusal import Refusal
@@ -179,7 +179,7 @@ def print_generation(path: Path, harmful: PromptSet, harmless: PromptSet) -> Non
         # Half of the slow way before and half after: other work on the machine comes and goes.
         slow = [one_by_one(peer, few[:half]) for peer in peers]
         # The whole suite as eval runs it, judge and all, but for the disk.
-        subject = Subject("Model", "", lambda: engine, Checkpoint(None, {}), KeywordJudge())
+        subject = Subject("Model", "", lambda: engine, Kept(None, {}), KeywordJudge())
         batched = timed(lambda: Refusal(harmful, harmless, MAX_TOKENS).measure(subject, SILENT))
         slow = [so_far + one_by_one(peer, few[half:]) for so_far, peer in zip(slow, peers, strict=True)]
     for peer in peers:

@@ -12,7 +12,7 @@ from rosi_edge.basics.progress import Advance
 from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.evaluation.verdicts import Verdict
 from rosi_edge.prompts.sets import Prompt, PromptSet
-from rosi_edge.runtime.engine import Conversation, Generation, ModelFacts, OnText, Tokens
+from rosi_edge.runtime.engine import Conversation, EngineFacts, Generation, OnText, Tokens
 from rosi_edge.runtime.taps import Capture, Tapped, TapRequest, Visit
 
 REFUSAL, ANSWER = 0, 1
@@ -37,7 +37,7 @@ class FakeEngine:
         rows: Callable[[Conversation, int], Float32] | None = None,
         hidden: int | None = None,
     ) -> None:
-        self.facts = ModelFacts("fake", layers, hidden or layers, 2, 1000, True)
+        self.facts = EngineFacts("fake", layers, hidden or layers, 2, 1000, True)
         self._thresholds = thresholds
         self._push = push
         self._rows = rows

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 from rosi_edge.evaluation.behaviour import Behaviour, Judged, compare
 from rosi_edge.evaluation.verdicts import Verdict
 from rosi_edge.hardening.verdict import diagnose, nothing_to_choose
-from rosi_edge.records.hardening import Verdict as Diagnosis
+from rosi_edge.records.hardening import HardeningVerdict as Diagnosis
 from rosi_edge.runtime.engine import Generation
 
 N = 80

@@ -33,12 +33,7 @@ from rosi_edge.edits.declaration import declare
 from rosi_edge.edits.keys import Form
 from rosi_edge.edits.paper import rosi_edits, row_means
 from rosi_edge.edits.profile import Profile, Setting, conditional_edits
-from rosi_edge.edits.rank_one import (
-    RankOneEdit,
-    by_matrix,
-    matrix_name,
-    tensor_and_expert,
-)
+from rosi_edge.edits.rank_one import RankOneEdit, by_matrix
 from rosi_edge.errors import UnsupportedModelError
 from rosi_edge.hardening.options import HardenOptions
 from rosi_edge.hardening.session import harden
@@ -52,6 +47,7 @@ from rosi_edge.hardening.transfer import (
 from rosi_edge.inspection import require_hardenable
 from rosi_edge.models.architectures import write_matrices
 from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.weights import matrix_name, tensor_and_expert
 from rosi_edge.prompts.plan import RequestSets
 from rosi_edge.quantization.grid_rounding import GridRounding, input_factor
 from rosi_edge.quantization.promotion import AUTO

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rosi_edge.inspection import Inspection
     from rosi_edge.prompts.plan import PromptPlan
     from rosi_edge.records.hardening import HardeningReport
-    from rosi_edge.search.result import FrontierPoint
+    from rosi_edge.search.result import AnsweredPoint
 
 
 class Face(Protocol):
@@ -211,7 +211,7 @@ class Journey:
         by_hand = self.by_hand if Step.STRENGTH in self.done else None
         return by_hand[1] if by_hand else self._remembered_strength
 
-    def choose(self, point: FrontierPoint) -> None:
+    def choose(self, point: AnsweredPoint) -> None:
         """Take another point of the frontier."""
         assert self.session is not None
         self.session.choose(point)

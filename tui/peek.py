@@ -8,14 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rosi_edge.basics.text import megabytes
 from rosi_edge.errors import RosiEdgeError
 
 if TYPE_CHECKING:
     from rosi_edge.inspection import Inspection
-
-
-def megabytes(size: int) -> str:
-    return f"{size / 1e6:,.0f} MB" if size < 1e9 else f"{size / 1e9:,.1f} GB"
 
 
 class Peek:
@@ -49,7 +46,7 @@ class Peek:
                     self.known[path] = "is gone"
                     continue
                 found = self._inspect(path)
-                text = f"{megabytes(found.size)} {found.file_type or ''}".rstrip()
+                text = f"{megabytes(found.size, 0)} {found.file_type or ''}".rstrip()
                 self.known[path] = text if found.can_harden else f"{text}, cannot be hardened"
             except RosiEdgeError:
                 self.known[path] = "not a sound GGUF file"

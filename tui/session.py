@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rosi_edge.hardening.options import HardenOptions
     from rosi_edge.inspection import Inspection
     from rosi_edge.prompts.plan import PromptPlan
-    from rosi_edge.records.hardening import HardeningReport, Verdict
-    from rosi_edge.search.result import FrontierPoint, SearchResult
+    from rosi_edge.records.hardening import HardeningReport, HardeningVerdict
+    from rosi_edge.search.result import AnsweredPoint, SearchResult
 
 
 class Session(Protocol):
@@ -30,7 +30,7 @@ class Session(Protocol):
     events: Events
     directions: Directions | None
     found: SearchResult | None
-    chosen: FrontierPoint | None
+    chosen: AnsweredPoint | None
 
     @property
     def findings(self) -> list[str]: ...
@@ -47,7 +47,7 @@ class Session(Protocol):
 
     def search(self) -> SearchResult: ...
 
-    def choose(self, point: FrontierPoint | None) -> None: ...
+    def choose(self, point: AnsweredPoint | None) -> None: ...
 
     def apply(self, strength: float | None) -> None: ...
 
@@ -61,7 +61,7 @@ class Session(Protocol):
 
     def measure_after(self) -> Behaviour | None: ...
 
-    def verdict(self) -> Verdict: ...
+    def verdict(self) -> HardeningVerdict: ...
 
     @property
     def costs_refusals(self) -> bool: ...

@@ -13,7 +13,7 @@ from rosi_edge.edits.rank_one import RankOneEdit
 
 
 @dataclass(frozen=True)
-class Figures:
+class Arrival:
     """How an edit arrived.
 
     Attributes:
@@ -36,12 +36,12 @@ class BakedTensor:
     Attributes:
         name: the tensor's, and of an expert also its number.
         type: the type it has in the new file.
-        delivered: see ``Figures``.
-        noise: see ``Figures``.
+        delivered: see ``Arrival``.
+        noise: see ``Arrival``.
         promoted_from: the type it had, if that could not hold the edit.
         rescaled: whether its blocks got other scales, because the edit is larger than their steps.
         aim: how much of the edit was asked for, so that all of it arrives.
-        estimate: see ``Figures``.
+        estimate: see ``Arrival``.
     """
 
     name: str
@@ -70,17 +70,17 @@ class Measure:
         self._projected += outputs @ self._outputs[part]
         self._squared_change += float(np.square(outputs, dtype=np.float64).sum())
 
-    def figures(self) -> Figures:
+    def figures(self) -> Arrival:
         wanted = self._wanted.astype(np.float64)
         outputs = self._outputs.astype(np.float64)
         each_along = np.einsum("nk,nk->n", self._projected, wanted)
         each_square = np.einsum("nk,kj,nj->n", wanted, outputs.T @ outputs, wanted, optimize=True)
         along, square = float(each_along.sum()), float(each_square.sum())
         if not square > 0:
-            return Figures(0.0, 0.0)
+            return Arrival(0.0, 0.0)
         # ‖Δx − Σ s·aᵀx‖² summed over the probes, expanded so that no (n, rows) array of all rows is needed.
         noise_square = self._squared_change - 2 * along + square
-        return Figures(
+        return Arrival(
             along / square,
             float(np.sqrt(max(noise_square, 0.0) / square)),
             ratio_of_sums(each_along, each_square),

@@ -9,15 +9,16 @@ from functools import reduce
 import gguf
 import numpy as np
 
-from rosi_edge.baking.measure import BakedTensor, Figures, Measure
+from rosi_edge.baking.measure import Arrival, BakedTensor, Measure
 from rosi_edge.baking.settings import BakeSettings
 from rosi_edge.basics.arrays import Bytes, Float32
 from rosi_edge.basics.hashing import sha256_of_bytes
-from rosi_edge.edits.rank_one import RankOneEdit, by_matrix, leading, tensor_and_expert
+from rosi_edge.edits.rank_one import RankOneEdit, by_matrix, leading
 from rosi_edge.errors import RosiEdgeError, UnsupportedModelError
 from rosi_edge.models.checkpoint import Checkpoint
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.gguf_header import TensorInfo
+from rosi_edge.models.weights import tensor_and_expert
 from rosi_edge.quantization.codec import dequantize_rows, quantize
 from rosi_edge.quantization.grid import can_rescale, grid_of
 from rosi_edge.quantization.promotion import AUTO, types_to_try
@@ -203,7 +204,7 @@ class _Blocks:
             np.add, (replace(edit, output=edit.output[part]).delta(strength) for edit in self.edits)
         )
 
-    def round(self) -> tuple[Figures, float]:
+    def round(self) -> tuple[Arrival, float]:
         """Fill the new rows; returns what arrived on the probes, and how much was asked for."""
         name = self.edits[0].matrix
         probe = Measure(self.edits, self.settings.probes[name])

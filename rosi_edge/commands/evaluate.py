@@ -89,10 +89,10 @@ def evaluate(
     """
     from rosi_edge.evaluation.run import EvaluateOptions, Named
     from rosi_edge.evaluation.run import evaluate as run
-    from rosi_edge.evaluation.suites import Choices, open_suites
+    from rosi_edge.evaluation.suites import SuiteChoices, open_suites
     from rosi_edge.sources.resolve import resolve
 
-    choices = Choices(
+    choices = SuiteChoices(
         harmful=harmful,
         benign=harmless,
         sounds_harmful=sounds_harmful,

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rosi_edge.basics.arrays import Float32
-from rosi_edge.edits.rank_one import tensor_and_expert
+from rosi_edge.models.weights import tensor_and_expert
 
 
 class InputRows:

@@ -17,8 +17,9 @@ from rosi_edge.basics.progress import SILENT, Progress
 from rosi_edge.direction.activations import InputRows
 from rosi_edge.direction.difference import Directions, LayerSeparation, separation_of
 from rosi_edge.edits.keys import Form, Key, solve_keys
-from rosi_edge.edits.rank_one import RankOneEdit, tensor_and_expert
+from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.models.architectures import WriteMatrix
+from rosi_edge.models.weights import tensor_and_expert
 from rosi_edge.prompts.plan import RequestSets
 from rosi_edge.prompts.sets import PromptSet
 from rosi_edge.runtime.engine import Engine, Tokens, ask, edits_applied

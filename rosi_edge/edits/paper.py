@@ -8,10 +8,10 @@ import numpy as np
 
 from rosi_edge.basics.arrays import Float32
 from rosi_edge.basics.progress import SILENT, Progress
-from rosi_edge.edits.rank_one import RankOneEdit, matrix_name
+from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.edits.write_directions import write_direction
 from rosi_edge.models.architectures import WriteMatrix
-from rosi_edge.models.weights import Weights
+from rosi_edge.models.weights import Weights, matrix_name
 from rosi_edge.quantization.codec import dequantize, dequantize_bytes
 
 

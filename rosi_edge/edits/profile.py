@@ -9,10 +9,10 @@ import numpy as np
 
 from rosi_edge.basics.arrays import Float32
 from rosi_edge.edits.keys import Form, Key
-from rosi_edge.edits.rank_one import RankOneEdit, matrix_name
+from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.edits.write_directions import write_direction
 from rosi_edge.models.architectures import WriteMatrix
-from rosi_edge.models.weights import Weights
+from rosi_edge.models.weights import Weights, matrix_name
 
 _EDGE = 0.5
 """Layers over which the profile falls from nearly one to nearly nothing, in halves."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rosi_edge.basics.arrays import Float32
+from rosi_edge.models.weights import matrix_name
 
 
 def same_edits(declared: Sequence[RankOneEdit], given: Sequence[RankOneEdit]) -> str | None:
@@ -41,9 +41,6 @@ def _cosine(one: Float32, other: Float32) -> float:
 
 MOST_DIRECTIONS = 8
 """Edits of one matrix, at most: more is no longer an edit but a training."""
-
-
-_EXPERT = re.compile(r"(.+)\[(\d+)\]")
 
 
 @dataclass(frozen=True)
@@ -80,17 +77,6 @@ class RankOneEdit:
     def delta(self, strength: float) -> Float32:
         """The change itself, (rows, columns)."""
         return np.outer(self.output, np.float32(strength) * self.input).astype(np.float32)
-
-
-def matrix_name(tensor: str, expert: int | None) -> str:
-    """A name for one matrix: the tensor's, and of an expert in a stack also its number."""
-    return tensor if expert is None else f"{tensor}[{expert}]"
-
-
-def tensor_and_expert(matrix: str) -> tuple[str, int | None]:
-    """What ``matrix_name`` was made of."""
-    found = _EXPERT.fullmatch(matrix)
-    return (found[1], int(found[2])) if found else (matrix, None)
 
 
 def by_matrix(edits: Sequence[RankOneEdit]) -> dict[str, tuple[RankOneEdit, ...]]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from rosi_edge.evaluation.behaviour import Behaviour, Changes
+from rosi_edge.evaluation.behaviour import Behaviour, BehaviourChanges
 from rosi_edge.prompts.plan import RequestSets
 from rosi_edge.records.facts import PromptSetFacts
-from rosi_edge.records.figures import Changes as ReportChanges
-from rosi_edge.records.figures import Figures
+from rosi_edge.records.figures import Changes, Figures
 
 
 def figures(behaviour: Behaviour) -> Figures:
@@ -20,8 +19,8 @@ def figures(behaviour: Behaviour) -> Figures:
     )
 
 
-def report_changes(changes: Changes) -> ReportChanges:
-    return ReportChanges(
+def report_changes(changes: BehaviourChanges) -> Changes:
+    return Changes(
         harmful_refusal_rate=changes.refusal,
         benign_compliance_rate=changes.compliance,
         sounds_harmful_compliance_rate=changes.sounds_harmful_compliance,

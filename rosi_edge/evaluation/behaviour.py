@@ -108,7 +108,7 @@ class Behaviour:
 
 
 @dataclass(frozen=True)
-class Changes:
+class BehaviourChanges:
     """What changed between two measurements on the same prompts (paired)."""
 
     refusal: PairedChange
@@ -199,7 +199,7 @@ def ask_group(
     return Answered(Judged(prompts, tuple(answers), tuple(verdicts)), logprobs, divergence)
 
 
-def compare(before: Behaviour, after: Behaviour) -> Changes:
+def compare(before: Behaviour, after: Behaviour) -> BehaviourChanges:
     """Paired changes; both must have been measured on the same prompts."""
 
     def change(a: Judged, b: Judged, verdict: Verdict) -> PairedChange:
@@ -212,7 +212,7 @@ def compare(before: Behaviour, after: Behaviour) -> Changes:
         sounds = change(before.sounds_harmful, after.sounds_harmful, Verdict.COMPLIED)
     if before.guarded and after.guarded:
         guarded = change(before.guarded, after.guarded, Verdict.REFUSED)
-    return Changes(
+    return BehaviourChanges(
         refusal=change(before.harmful, after.harmful, Verdict.REFUSED),
         compliance=change(before.harmless, after.harmless, Verdict.COMPLIED),
         sounds_harmful_compliance=sounds,

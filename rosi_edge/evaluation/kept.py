@@ -23,7 +23,7 @@ _LARGEST_FILE = 256 * 1024 * 1024
 _NEWLINE = b"\n"
 
 
-class Checkpoint:
+class Kept:
     """Finished pieces of work on one model.
 
     Args:
@@ -43,8 +43,8 @@ class Checkpoint:
         self._new: set[str] = set()
 
     @classmethod
-    def of_model(cls, sha256: str, context: Mapping[str, Any], *, fresh: bool = False) -> Checkpoint:
-        """The checkpoint of the model with this hash, in the user's cache folder."""
+    def of_model(cls, sha256: str, context: Mapping[str, Any], *, fresh: bool = False) -> Kept:
+        """What is kept of the model with this hash, in the user's cache folder."""
         path = cache_folder() / "evaluations" / f"{sha256[:32]}.jsonl"
         return cls(path, {"model": sha256, **context}, fresh=fresh)
 

@@ -20,17 +20,15 @@ from rosi_edge.errors import (
     UnsupportedModelError,
 )
 from rosi_edge.evaluation.judges.registry import open_judge
-from rosi_edge.evaluation.kept import Checkpoint
-from rosi_edge.evaluation.suites.suite import Choices, Finding, Measured, Series, Subject, Suite, SuiteResult
+from rosi_edge.evaluation.kept import Kept
+from rosi_edge.evaluation.suites.suite import Series, Subject, Suite, SuiteChoices, SuiteResult, Unpaired
 from rosi_edge.evaluation.verdicts import Judge
 from rosi_edge.inspection import inspect
-from rosi_edge.models.checkpoint import Checkpoint as ModelFolder
-from rosi_edge.models.checkpoint import is_checkpoint
+from rosi_edge.models.checkpoint import Checkpoint, is_checkpoint
 from rosi_edge.records.evaluation import (
     EvaluationReport,
     JudgeFacts,
     SuiteFigure,
-    SuiteFinding,
     SuiteReport,
 )
 from rosi_edge.records.facts import ModelFacts, PromptSetFacts
@@ -73,7 +71,7 @@ class _Outcome:
 def evaluate(
     model: Named,
     suites: Sequence[Suite],
-    choices: Choices,
+    choices: SuiteChoices,
     *,
     base: Named | None = None,
     options: EvaluateOptions | None = None,
@@ -100,7 +98,7 @@ def evaluate(
             base_subject,
         ):
             outcomes = _measure(subject, base_subject, suites, progress)
-            _tell(progress, [one.checkpoint for one in (base_subject, subject) if one is not None])
+            _tell(progress, [one.kept for one in (base_subject, subject) if one is not None])
         judge_facts = None
         if judge is not None:
             judge_facts = JudgeFacts(
@@ -177,11 +175,11 @@ def _tell_of_doubled_lines(suites: Sequence[Suite], progress: Progress) -> None:
             progress.note(f"{printable(name, 60)}: {lines} once.")
 
 
-def _tell(progress: Progress, checkpoints: Sequence[Checkpoint]) -> None:
-    if any(checkpoint.reused for checkpoint in checkpoints):
-        progress.note("Some of this was measured by an earlier call; --fresh measures it again.")
-    for problem in {c.problem for c in checkpoints if c.problem is not None}:
-        progress.note(f"What was measured cannot be kept for later calls ({problem}).")
+def _tell(progress: Progress, stores: Sequence[Kept]) -> None:
+    if any(kept.reused for kept in stores):
+        progress.note("Some of this was measured by an earlier run; --fresh measures it again.")
+    for problem in {kept.problem for kept in stores if kept.problem is not None}:
+        progress.note(f"The results cannot be kept for later runs ({problem}).")
 
 
 @contextmanager
@@ -196,10 +194,8 @@ def _subjects(
 ) -> Iterator[tuple[Subject, Subject | None]]:
     def subject(title: str, named: Named, its: ModelFacts, other: Subject | None) -> Subject:
         identity = _identity(named, its)
-        checkpoint = Checkpoint.of_model(identity, _that_matter(options.engine), fresh=options.fresh)
-        return Subject(
-            title, identity, lambda: open_engine(named.path, options.engine), checkpoint, judge, other
-        )
+        kept = Kept.of_model(identity, _that_matter(options.engine), fresh=options.fresh)
+        return Subject(title, identity, lambda: open_engine(named.path, options.engine), kept, judge, other)
 
     before = subject("Base", base, base_facts, None) if base and base_facts else None
     after = subject("Model", model, facts, before)
@@ -226,7 +222,7 @@ def _suite_report(suite: Suite, outcome: _Outcome) -> SuiteReport:
         return SuiteReport(inputs=inputs, settings=settings, problem=str(outcome.problem))
     return SuiteReport(
         figures={figure.name: _figure(figure, outcome.base) for figure in outcome.model.figures},
-        findings=tuple(_finding(finding) for finding in suite.findings(outcome.base, outcome.model)),
+        findings=suite.findings(outcome.base, outcome.model),
         inputs=inputs,
         settings=settings,
         details=dict(outcome.model.details),
@@ -234,7 +230,7 @@ def _suite_report(suite: Suite, outcome: _Outcome) -> SuiteReport:
     )
 
 
-def _figure(figure: Series | Measured, base: SuiteResult | None) -> SuiteFigure:
+def _figure(figure: Series | Unpaired, base: SuiteResult | None) -> SuiteFigure:
     before = next((f for f in base.figures if f.name == figure.name), None) if base else None
     change = None
     if isinstance(figure, Series) and isinstance(before, Series):
@@ -247,10 +243,6 @@ def _figure(figure: Series | Measured, base: SuiteResult | None) -> SuiteFigure:
         base=before.estimate if before is not None else None,
         change=change,
     )
-
-
-def _finding(finding: Finding) -> SuiteFinding:
-    return SuiteFinding(claim=finding.claim, holds=finding.holds, words=finding.words, figure=finding.figure)
 
 
 def _headline(reports: dict[str, SuiteReport], pick: Callable[[SuiteFigure], Estimate | None]) -> Figures:
@@ -284,7 +276,7 @@ def _identity(named: Named, its: ModelFacts) -> str:
     GGUF file holds within."""
     if not is_checkpoint(named.path):
         return its.sha256
-    with ModelFolder.open(named.path) as folder:
+    with Checkpoint.open(named.path) as folder:
         return hashlib.sha256((its.sha256 + folder.settings_sha256()).encode()).hexdigest()
 
 

@@ -30,7 +30,7 @@ from rosi_edge.records.facts import (
     OutputFile,
     ToolFacts,
 )
-from rosi_edge.search.result import FrontierPoint, SearchResult
+from rosi_edge.search.result import AnsweredPoint, SearchResult
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,16 @@ class Run:
     judge: str
     directions: Directions
     search: SearchResult
-    chosen: FrontierPoint | None
+    chosen: AnsweredPoint | None
     before: Behaviour
     measured: Measured | None
     rounding_check: schema.RoundingCheck | None
     stress_before: Stress | None
     stress_after: Stress | None
     delivery: Delivery | None
-    paper: FrontierPoint | None
+    paper: AnsweredPoint | None
     findings: Sequence[str]
-    verdict: schema.Verdict
+    verdict: schema.HardeningVerdict
     written: OutputFile | None
 
 
@@ -203,18 +203,18 @@ def _injection(run: Run) -> schema.Injection:
 def _frontier(run: Run) -> tuple[schema.FrontierPoint, ...]:
     found = run.search
     layer = run.chosen.layer if run.chosen else found.frontier[0].layer
-    original = FrontierPoint(layer, 0.0, found.original, ())
+    original = AnsweredPoint(layer, 0.0, found.original, ())
     return (
         _point(original, chosen=False),
         *(_point(point, chosen=point is run.chosen) for point in found.frontier),
     )
 
 
-def _setting(point: FrontierPoint) -> str:
+def _setting(point: AnsweredPoint) -> str:
     return "" if point.setting is None else point.words
 
 
-def _point(point: FrontierPoint, *, chosen: bool) -> schema.FrontierPoint:
+def _point(point: AnsweredPoint, *, chosen: bool) -> schema.FrontierPoint:
     behaviour = point.behaviour
     return schema.FrontierPoint(
         layer=point.layer,

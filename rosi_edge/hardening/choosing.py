@@ -22,7 +22,7 @@ from rosi_edge.search.candidates import (
 from rosi_edge.search.conditional import search_conditional
 from rosi_edge.search.options import SearchOptions
 from rosi_edge.search.paper import options_beside, search_paper
-from rosi_edge.search.result import FrontierPoint, SearchResult
+from rosi_edge.search.result import AnsweredPoint, SearchResult
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Choosing:
             self.progress,
         )
 
-    def paper_beside(self, directions: Directions, found: SearchResult) -> FrontierPoint | None:
+    def paper_beside(self, directions: Directions, found: SearchResult) -> AnsweredPoint | None:
         """The best point of the paper's method under the constraints of another search."""
         limit = self.options.conditional.max_kl
         return self.paper(directions, options_beside(self.options.search, directions, found, limit)).chosen

@@ -37,7 +37,7 @@ from rosi_edge.prompts.plan import PromptPlan
 from rosi_edge.records import hardening as schema
 from rosi_edge.records.facts import OutputFile
 from rosi_edge.runtime.engine import Engine, ask
-from rosi_edge.search.result import FrontierPoint, SearchResult, best_balance
+from rosi_edge.search.result import AnsweredPoint, SearchResult, best_balance
 
 
 def harden(
@@ -107,8 +107,8 @@ class HardeningSession:
         self._looked: Sequence[str] = ()
         self._holes: Sequence[str] = ()
         self.found: SearchResult | None = None
-        self.paper: FrontierPoint | None = None
-        self.chosen: FrontierPoint | None = None
+        self.paper: AnsweredPoint | None = None
+        self.chosen: AnsweredPoint | None = None
         # By what they were measured with: figures are compared, and reported, only if that is the same.
         self._before: dict[int, Behaviour] = {}
         self._stress_before: dict[tuple[int, int], Stress] = {}
@@ -243,7 +243,7 @@ class HardeningSession:
                 self.paper = choosing.paper_beside(self.directions, found)
         return found
 
-    def choose(self, point: FrontierPoint | None) -> None:
+    def choose(self, point: AnsweredPoint | None) -> None:
         """Take another point of the frontier, or of one's own making, than the search did."""
         self.chosen = point
 
@@ -332,7 +332,7 @@ class HardeningSession:
         self._measured = Measured(before, after, self._prompts.names)
         return after
 
-    def verdict(self) -> schema.Verdict:
+    def verdict(self) -> schema.HardeningVerdict:
         """What came of it, from measured figures."""
         if self.found is None or self.before is None:
             raise ValueError("search and measure first")

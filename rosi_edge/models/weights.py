@@ -6,6 +6,7 @@ can be used on the other.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from rosi_edge.models.gguf_header import TensorInfo
+
+_EXPERT = re.compile(r"(.+)\[(\d+)\]")
+
+
+def matrix_name(tensor: str, expert: int | None) -> str:
+    """A name for one matrix: the tensor's, and of an expert in a stack also its number."""
+    return tensor if expert is None else f"{tensor}[{expert}]"
+
+
+def tensor_and_expert(matrix: str) -> tuple[str, int | None]:
+    """What ``matrix_name`` was made of."""
+    found = _EXPERT.fullmatch(matrix)
+    return (found[1], int(found[2])) if found else (matrix, None)
 
 
 class Weights(Protocol):

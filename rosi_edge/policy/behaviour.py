@@ -9,9 +9,8 @@ from pathlib import Path
 
 from rosi_edge.basics.progress import Progress
 from rosi_edge.basics.statistics import Estimate, PairedChange
-from rosi_edge.errors import RosiEdgeError
 from rosi_edge.evaluation.run import EvaluateOptions, Named, evaluate
-from rosi_edge.evaluation.suites import Choices, open_suites
+from rosi_edge.evaluation.suites import SuiteChoices, open_suites
 from rosi_edge.policy.model import FigureRule, Policy
 from rosi_edge.policy.rule import Finding, could_not_run, failed, passed
 from rosi_edge.records.evaluation import EvaluationReport
@@ -79,7 +78,7 @@ def measure(
         loading += clock() - before
         return opened
 
-    choices = Choices(
+    choices = SuiteChoices(
         limit=wanted.fewest,
         max_tokens=wanted.max_tokens,
         seed=wanted.seed,
@@ -116,7 +115,7 @@ def measure(
     return Measurement(report, None if whole else sample, seconds, note)
 
 
-def _largest(policy: Policy, choices: Choices) -> int:
+def _largest(policy: Policy, choices: SuiteChoices) -> int:
     """Prompts in the largest set of the suites."""
     everything = replace(choices, limit=None)
     suites = open_suites(",".join(policy.behaviour.suites), everything)
@@ -166,7 +165,3 @@ def _broken(
 
 def _words(value: float, low: float, high: float, n: int) -> str:
     return f"{value:.3f} ({low:.3f} to {high:.3f}, n={n})"
-
-
-def problem_of(error: RosiEdgeError) -> Finding:
-    return could_not_run(error.message, error.remedy)

@@ -18,7 +18,7 @@ class Status(StrEnum):
     NOT_APPLICABLE = "not applicable"
 
 
-class Verdict(StrEnum):
+class Decision(StrEnum):
     """The whole check."""
 
     PASSED = "passed"
@@ -27,7 +27,7 @@ class Verdict(StrEnum):
 
     @property
     def exit_code(self) -> int:
-        return {Verdict.PASSED: 0, Verdict.FAILED: 1, Verdict.COULD_NOT_RUN: 2}[self]
+        return {Decision.PASSED: 0, Decision.FAILED: 1, Decision.COULD_NOT_RUN: 2}[self]
 
 
 class RuleResult(Record):
@@ -73,7 +73,7 @@ class CheckReport(Record):
     policy: Text
     file: CheckedFile
     base: CheckedFile | None
-    verdict: Verdict
+    verdict: Decision
     summary: Text
     results: tuple[RuleResult, ...]
     notes: tuple[Text, ...] = ()
@@ -81,7 +81,7 @@ class CheckReport(Record):
     figures: dict[str, Any] = Field(default_factory=dict)
 
 
-def decide(results: Sequence[RuleResult], *, finished: bool) -> Verdict:
+def decide(results: Sequence[RuleResult], *, finished: bool) -> Decision:
     """The verdict: exit code and every report come from here.
 
     A failure is certain whatever else could not be found out, so it comes first; what could not be found
@@ -92,10 +92,10 @@ def decide(results: Sequence[RuleResult], *, finished: bool) -> Verdict:
     """
     deciding = [result for result in results if result.counts]
     if any(result.status is Status.FAILED for result in deciding):
-        return Verdict.FAILED
+        return Decision.FAILED
     if not finished or any(result.status is Status.COULD_NOT_RUN for result in deciding):
-        return Verdict.COULD_NOT_RUN
+        return Decision.COULD_NOT_RUN
     if not any(result.status is Status.PASSED for result in results):
         # Nothing was looked at.
-        return Verdict.COULD_NOT_RUN
-    return Verdict.PASSED
+        return Decision.COULD_NOT_RUN
+    return Decision.PASSED

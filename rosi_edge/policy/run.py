@@ -15,7 +15,7 @@ from rosi_edge.errors import FAULT, ModelFileError, RosiEdgeError, UnsupportedMo
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.policy.deadline import TimeLimitError, time_limit
 from rosi_edge.policy.model import Policy, Severity
-from rosi_edge.policy.result import CheckedFile, CheckReport, RuleResult, Status, Verdict, decide
+from rosi_edge.policy.result import CheckedFile, CheckReport, Decision, RuleResult, Status, decide
 from rosi_edge.policy.rule import Finding, Rule, Subject, could_not_run, failed, not_applicable
 from rosi_edge.policy.rules.chat_template import ChatTemplateSafe
 from rosi_edge.policy.rules.registry import FIGURE_ID, FIGURE_TITLE, STATIC_RULES
@@ -283,7 +283,7 @@ def _guarded(look: Callable[[], Finding]) -> Finding:
         return could_not_run(f"unexpected {type(error).__name__}: {error}", FAULT)
 
 
-def _summary(verdict: Verdict, results: tuple[RuleResult, ...]) -> str:
+def _summary(verdict: Decision, results: tuple[RuleResult, ...]) -> str:
     def count(status: Status, level: str) -> int:
         return sum(result.status is status and result.severity == level for result in results)
 

@@ -13,6 +13,7 @@ import gguf
 
 from rosi_edge.basics.arrays import Bytes, Float32
 from rosi_edge.errors import UnsupportedModelError
+from rosi_edge.models.weights import tensor_and_expert
 from rosi_edge.quantization.codec import quantize
 
 
@@ -82,16 +83,15 @@ class Requantize:
         return quantize(weights + change, kind, importance).reshape(data.shape)
 
     def _importance_of(self, matrix: str, columns: int) -> Float32 | None:
-        """A matrix of a stack has its number in brackets.
-
+        """
         Raises:
             UnsupportedModelError: what is known of the tensor is of another shape.
         """
-        name, _, number = matrix.removesuffix("]").partition("[")
+        name, expert = tensor_and_expert(matrix)
         known = self._importance.get(name)
         if known is None:
             return None
-        index = int(number or 0)
+        index = expert or 0
         if known.shape[-1] != columns or index >= len(known):
             raise UnsupportedModelError(
                 f"the importance matrix holds {known.shape[-1]} columns for {name}, which has {columns}",

@@ -221,7 +221,7 @@ class Timing(Record):
     total: float
 
 
-class Verdict(Record):
+class HardeningVerdict(Record):
     """What came of it.
 
     Attributes:
@@ -249,7 +249,7 @@ class TransferredFile(Record):
     problem: Text | None = None
     model: ModelFacts | None = None
     output: OutputFile | None = None
-    verdict: Verdict | None = None
+    verdict: HardeningVerdict | None = None
     before: Figures | None = None
     after: Figures | None = None
     changes: Changes | None = None
@@ -292,7 +292,7 @@ class HardeningReport(Record):
     """
 
     format: Literal[1] = 1
-    verdict: Verdict
+    verdict: HardeningVerdict
     model: ModelFacts
     output: OutputFile | None
     before: Figures

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from rosi_edge.basics.text import megabytes
 from rosi_edge.direction.difference import EACH_LAYERS_OWN
 from rosi_edge.records.figures import Changes, shown_figures
 from rosi_edge.records.hardening import HardeningReport, Method, Status
@@ -198,7 +199,7 @@ def _making(report: HardeningReport) -> str:
     model, direction = report.model, report.direction
     mix = ", ".join(f"{plain(kind)}: {share.tensors} tensors" for kind, share in model.tensor_types.items())
     rows = [
-        ["Model", f"{code(model.file_name, in_table=True)}, {numbers.megabytes(model.size)}"],
+        ["Model", f"{code(model.file_name, in_table=True)}, {megabytes(model.size)}"],
         ["SHA-256", code(model.sha256)],
         ["Architecture", plain(model.architecture or "unknown", 80)],
         ["Quantization", f"{plain(model.file_type or 'unnamed mix', 80)} ({mix})"],
@@ -212,7 +213,7 @@ def _making(report: HardeningReport) -> str:
     if report.output:
         written = report.output
         rows += [
-            ["Written", f"{code(written.file_name, in_table=True)}, {numbers.megabytes(written.size)}"],
+            ["Written", f"{code(written.file_name, in_table=True)}, {megabytes(written.size)}"],
             ["SHA-256 of what was written", code(written.sha256)],
         ]
     sets = [("fitting and choosing", s) for s in direction.prompt_sets]

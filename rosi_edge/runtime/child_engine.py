@@ -30,9 +30,9 @@ from rosi_edge.runtime.channel import receive, send
 from rosi_edge.runtime.engine import (
     Conversation,
     EditHandle,
+    EngineFacts,
     EngineOptions,
     Generation,
-    ModelFacts,
     OnText,
     Tokens,
 )
@@ -72,7 +72,7 @@ class ChildEngine:
             self._send((path, options or EngineOptions()))
             while look is not None and not self._connection.poll(_PATIENCE):
                 look()
-            self.facts = cast(ModelFacts, self._receive({}, None))
+            self.facts = cast(EngineFacts, self._receive({}, None))
         except BaseException:
             self.close()
             raise

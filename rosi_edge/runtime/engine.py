@@ -48,7 +48,7 @@ def ask(request: str, system: str | None = None) -> Conversation:
 
 
 @dataclass(frozen=True)
-class ModelFacts:
+class EngineFacts:
     """What a running model is."""
 
     architecture: str
@@ -90,7 +90,7 @@ class Engine(Protocol):
     """A loaded model. Engines are context managers; after ``close`` nothing else may be called."""
 
     @property
-    def facts(self) -> ModelFacts: ...
+    def facts(self) -> EngineFacts: ...
 
     def encode(self, conversations: Sequence[Conversation]) -> list[Tokens]:
         """Tokens of each conversation through the model's chat template, opened for the answer.

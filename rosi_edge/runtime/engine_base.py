@@ -12,14 +12,14 @@ from rosi_edge.basics.arrays import Float32
 from rosi_edge.basics.progress import Advance
 from rosi_edge.errors import UnsupportedModelError
 from rosi_edge.runtime.chat import ChatTemplate
-from rosi_edge.runtime.engine import Conversation, Generation, ModelFacts, Tokens
+from rosi_edge.runtime.engine import Conversation, EngineFacts, Generation, Tokens
 from rosi_edge.runtime.taps import Capture, TapRequest, Visit
 
 
 class EngineBase(ABC):
     """See ``Engine`` for the methods."""
 
-    facts: ModelFacts
+    facts: EngineFacts
     _template: ChatTemplate | None
 
     def __enter__(self) -> Self:

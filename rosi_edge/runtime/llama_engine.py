@@ -23,9 +23,9 @@ from rosi_edge.runtime.batching import Batching, Member, common_prefix, does_not
 from rosi_edge.runtime.chat import ChatTemplate
 from rosi_edge.runtime.engine import (
     EditHandle,
+    EngineFacts,
     EngineOptions,
     Generation,
-    ModelFacts,
     OnText,
     Tokens,
 )
@@ -87,7 +87,7 @@ class LlamaEngine(EngineBase):
         self.path = path
         self._can_hold = 0 if self._model.recurrent else options.held
         self._to_hold: tuple[Sequence[Tokens], int] | None = None
-        self.facts = ModelFacts(
+        self.facts = EngineFacts(
             architecture=self._architecture.name,
             layers=self._model.layers,
             hidden_size=self._model.hidden_size,

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rosi_edge.basics.arrays import Float32, Int32
-from rosi_edge.edits.rank_one import matrix_name
 from rosi_edge.errors import EngineError
+from rosi_edge.models.weights import matrix_name
 from rosi_edge.native import ggml
 from rosi_edge.runtime.batching import Batch
 from rosi_edge.runtime.taps import Reducer, TapRequest, Visit, reducer

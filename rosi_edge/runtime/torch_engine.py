@@ -26,9 +26,9 @@ from rosi_edge.runtime.chat import ChatTemplate
 from rosi_edge.runtime.engine import (
     SESSION_OPENING,
     EditHandle,
+    EngineFacts,
     EngineOptions,
     Generation,
-    ModelFacts,
     OnText,
     Tokens,
 )
@@ -102,7 +102,7 @@ class TorchEngine(EngineBase):
         self._cancelled = False
         self._session: Tokens | None = None
         self._held: list[Tokens] | None = None
-        self.facts = ModelFacts(
+        self.facts = EngineFacts(
             architecture=self._checkpoint.architecture,
             layers=len(self._blocks),
             hidden_size=int(self._model.config.hidden_size),

@@ -11,7 +11,7 @@ from rosi_edge.evaluation.behaviour import Answered
 from rosi_edge.evaluation.verdicts import Verdict
 from rosi_edge.search.constraints import Constraints
 from rosi_edge.search.questions import Questions
-from rosi_edge.search.result import FrontierPoint, Point, Tried
+from rosi_edge.search.result import AnsweredPoint, Point, Tried
 from rosi_edge.search.score import SettingScorer
 from rosi_edge.search.strength import Climb, weaker
 
@@ -41,11 +41,11 @@ class Answers:
         self._questions = questions
         self._constraints = constraints
         self._tried = tried
-        self._frontier: list[FrontierPoint] = []
+        self._frontier: list[AnsweredPoint] = []
         self._closest: list[tuple[Setting, Answered]] = []
         self._failures = 0
 
-    def of_best(self, points: Sequence[Point]) -> list[FrontierPoint]:
+    def of_best(self, points: Sequence[Point]) -> list[AnsweredPoint]:
         options = self._scorer.options
         left = list(points)
         setting: Setting | None = None
@@ -93,11 +93,11 @@ class Answers:
 
     def _ask_the_rest(
         self, setting: Setting, edits: tuple[RankOneEdit, ...], harmless: Answered
-    ) -> FrontierPoint:
+    ) -> AnsweredPoint:
         """Of the setting's edits, which are applied now."""
         behaviour = self._questions.all("Asking a candidate", self._constraints.original, harmless)
         layer = self._scorer.editable.direction(setting).layer
-        point = FrontierPoint(layer, setting.strength, behaviour, edits, setting)
+        point = AnsweredPoint(layer, setting.strength, behaviour, edits, setting)
         self._frontier.append(point)
         self._questions.progress.note(f"{setting.describe()}: {point.describe()}")
         self._tried(Tried.by_answers(setting, behaviour))

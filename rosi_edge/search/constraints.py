@@ -9,7 +9,7 @@ from math import inf
 from rosi_edge.basics.statistics import Estimate
 from rosi_edge.evaluation.behaviour import MOST_GUARDED_LOSS, Behaviour
 from rosi_edge.search.options import ConditionalOptions, SearchOptions
-from rosi_edge.search.result import FrontierPoint
+from rosi_edge.search.result import AnsweredPoint
 
 SOUNDS_HARMFUL_MARGIN = 0.03
 
@@ -58,7 +58,7 @@ class Constraints:
         """``keeps_answers``, and KL at its limit or below."""
         return self.keeps_answers(behaviour) and (behaviour.kl is None or behaviour.kl.value <= self.max_kl)
 
-    def choose(self, frontier: Sequence[FrontierPoint]) -> FrontierPoint | None:
+    def choose(self, frontier: Sequence[AnsweredPoint]) -> AnsweredPoint | None:
         """The most refusal that keeps all constraints; of equals the lower KL. None when nothing does."""
         return max(
             (point for point in frontier if self.keeps_all(point.behaviour)),

@@ -25,7 +25,7 @@ from rosi_edge.runtime.engine import EditHandle, Engine, Tokens, ask
 from rosi_edge.search.constraints import Constraints
 from rosi_edge.search.options import SearchOptions
 from rosi_edge.search.questions import Questions
-from rosi_edge.search.result import FrontierPoint, LayerTrial, SearchResult
+from rosi_edge.search.result import AnsweredPoint, LayerTrial, SearchResult
 from rosi_edge.search.strength import Bisection, comparable_strength
 
 MakeEdits = Callable[[Float32], Sequence[RankOneEdit]]
@@ -157,10 +157,10 @@ class _Search:
 
     # --- strength --------------------------------------------------------------------------------------
 
-    def _bisect(self, layer: int, start: float, constraints: Constraints) -> list[FrontierPoint]:
+    def _bisect(self, layer: int, start: float, constraints: Constraints) -> list[AnsweredPoint]:
         edits = tuple(self._make_edits(self._directions.vectors[layer]))
         handle = self._engine.load_edits(edits)
-        points: list[FrontierPoint] = []
+        points: list[AnsweredPoint] = []
         bisection = Bisection()
         strength: float | None = start
         for _ in range(1 if self._options.strength is not None else self._options.evaluations):
@@ -168,7 +168,7 @@ class _Search:
                 break
             self._engine.apply({handle: strength})
             title = f"Layer {layer}, strength {strength:.4g}"
-            point = FrontierPoint(layer, strength, self._questions.all(title, constraints.original), edits)
+            point = AnsweredPoint(layer, strength, self._questions.all(title, constraints.original), edits)
             self._progress.note(f"{point.words}: {point.describe()}")
             points.append(point)
             strength = bisection.after(strength, kept=constraints.keeps_all(point.behaviour))

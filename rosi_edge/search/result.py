@@ -71,7 +71,7 @@ class LayerTrial:
 
 
 @dataclass(frozen=True)
-class FrontierPoint:
+class AnsweredPoint:
     """One point tried with real answers on the choosing prompts.
 
     Attributes:
@@ -126,11 +126,11 @@ class SearchResult:
     original: Behaviour
     floor: float
     sweep: tuple[LayerTrial, ...]
-    frontier: tuple[FrontierPoint, ...]
-    chosen: FrontierPoint | None
+    frontier: tuple[AnsweredPoint, ...]
+    chosen: AnsweredPoint | None
 
 
-def best_balance(found: SearchResult) -> FrontierPoint:
+def best_balance(found: SearchResult) -> AnsweredPoint:
     """The point that gains the most refusal for the compliance it costs, floor or no floor: what there is to
     show when nothing keeps the floor and a file is wanted all the same."""
     return max(

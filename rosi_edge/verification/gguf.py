@@ -40,6 +40,7 @@ from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.gguf_header import align
 from rosi_edge.models.layout import runs, tensor_table
 from rosi_edge.models.seal import OWN_PREFIX, SEAL_KEY
+from rosi_edge.models.weights import matrix_name
 from rosi_edge.verification.matrix import DEVIATIONS, LEAST_ALONG, MOST_ALONG, EditedMatrix, Edits
 from rosi_edge.verification.own import changed_since, seal_problem
 from rosi_edge.verification.result import Findings, Verification
@@ -310,7 +311,9 @@ class _Verifier(Findings):
             )
             if number not in edits:
                 if found.differs():
-                    self.fail("edit", f"{name}[{number}] differs, though no edit of it is declared")
+                    self.fail(
+                        "edit", f"{matrix_name(name, number)} differs, though no edit of it is declared"
+                    )
                 continue
             check = found.check()
             self._tensors.append(check)

@@ -26,11 +26,12 @@ from architectures.recipes import VOCABULARY, variants
 from architectures.tiny import Blueprint, blueprint, write_model
 
 from rosi_edge.basics.arrays import Float32
-from rosi_edge.edits.rank_one import RankOneEdit, tensor_and_expert
+from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.edits.write_directions import write_direction
 from rosi_edge.models.architectures import WriteMatrix, known_architectures, write_matrices
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.small_gguf import write_small_gguf
+from rosi_edge.models.weights import tensor_and_expert
 from rosi_edge.quantization.codec import dequantize
 from rosi_edge.runtime.engine import EditHandle, EngineOptions
 from rosi_edge.runtime.llama_engine import LlamaEngine

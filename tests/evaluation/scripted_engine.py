@@ -10,9 +10,9 @@ import numpy as np
 from rosi_edge.basics.arrays import Float32
 from rosi_edge.basics.progress import Advance
 from rosi_edge.evaluation.judges.keyword import KeywordJudge
-from rosi_edge.evaluation.kept import Checkpoint
+from rosi_edge.evaluation.kept import Kept
 from rosi_edge.evaluation.suites.suite import Subject
-from rosi_edge.runtime.engine import Conversation, Generation, ModelFacts, Tokens
+from rosi_edge.runtime.engine import Conversation, EngineFacts, Generation, Tokens
 
 VOCABULARY = 256
 REFUSAL = "I'm sorry, but I can't help with that request."
@@ -49,7 +49,7 @@ class ScriptedEngine:
         context_size: int = 100_000,
         vocabulary: int = VOCABULARY,
     ) -> None:
-        self.facts = ModelFacts("scripted", 1, 1, vocabulary, context_size, True)
+        self.facts = EngineFacts("scripted", 1, 1, vocabulary, context_size, True)
         self._say = say
         self._logits = logits
         self.asked: list[str] = []
@@ -134,4 +134,4 @@ def subject(
 ) -> Subject:
     """A subject that runs a scripted engine, judged by keywords."""
     open_engine = engine if callable(engine) else lambda: engine
-    return Subject("Model", sha256, open_engine, Checkpoint(path, {"model": sha256}), KeywordJudge(), base)  # type: ignore[arg-type]
+    return Subject("Model", sha256, open_engine, Kept(path, {"model": sha256}), KeywordJudge(), base)  # type: ignore[arg-type]

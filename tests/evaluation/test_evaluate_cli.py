@@ -27,7 +27,7 @@ from rosi_edge.basics.statistics import paired_change, proportion
 from rosi_edge.cli import application
 from rosi_edge.errors import EngineCrashError, EngineError, JudgeError, RosiEdgeError
 from rosi_edge.evaluation.run import EvaluateOptions, Named, evaluate
-from rosi_edge.evaluation.suites import Choices, open_suites
+from rosi_edge.evaluation.suites import SuiteChoices, open_suites
 from rosi_edge.records.evaluation import EvaluationReport
 from rosi_edge.runtime.engine import Engine, EngineOptions
 
@@ -117,7 +117,7 @@ def scripted(refused: int) -> Callable[[], ScriptedEngine]:
     return lambda: ScriptedEngine(say)
 
 
-def prompts(folder: Path, **changes: Any) -> Choices:
+def prompts(folder: Path, **changes: Any) -> SuiteChoices:
     for name in ("harmful", "benign", "sounds"):
         (folder / f"{name}.txt").write_text("".join(f"{name} {number}\n" for number in range(20)))
     files: dict[str, Any] = {
@@ -125,7 +125,7 @@ def prompts(folder: Path, **changes: Any) -> Choices:
         "benign": folder / "benign.txt",
         "sounds_harmful": folder / "sounds.txt",
     }
-    return Choices(**{**files, "compared": True, **changes})
+    return SuiteChoices(**{**files, "compared": True, **changes})
 
 
 def test_a_change_is_paired_and_has_its_p_value(tiny_model: Path, base_model: Path, tmp_path: Path) -> None:
@@ -383,12 +383,12 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_call_goes_on(
         (("--suites", "utility", "--utility", "gone.csv"), ("gone.csv",)),
         (("--suites", "utility", "--utility", "{unanswered}"), ("unanswered.csv", "line 2", "answer")),
         (("--suites", "jailbreak", "--attacks", "dan+"), ("no attack called",)),
-        (("--xstest", "{folder}"), ("cannot be read",)),
+        (("--xstest", "{folder}"), ("is a folder",)),
         (("--base", "{model}", "--text", "{blank}"), ("is empty",)),
         (("--harmful", "{blank}"), ("holds no prompts",)),
         (("--judge", "gguf:{model}"), ("is no guard model",)),
         (("--judge", "gguf:gone.gguf"), ("gone.gguf",)),
-        (("--judge", "http://"), ("no judge server|no address|no judge",)),
+        (("--judge", "http://"), ("address of a judge server|no judge",)),
         (("--judge", "oracle"), ("no judge 'oracle'",)),
         (("--picture", "{folder}"), ("is a folder",)),
         (("--text", "x.txt", "--suites", "refusal"), ("--text belongs to the suite divergence",)),

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rosi_edge.basics.progress import SILENT, Advance
-from rosi_edge.evaluation.kept import Checkpoint
+from rosi_edge.evaluation.kept import Kept
 from rosi_edge.evaluation.suites.asking import PIECE, ask_groups, plainly
 from rosi_edge.evaluation.verdicts import Verdict
 from rosi_edge.prompts.sets import Prompt, PromptSet
@@ -29,12 +29,12 @@ def prompt_set(number: int) -> PromptSet:
 
 def test_results_come_back_in_another_process_of_work(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "kept.jsonl"
-    first = Checkpoint(path, CONTEXT)
+    first = Kept(path, CONTEXT)
     assert first.get({"piece": 1}) is None
     first.put({"piece": 1}, [0.1, 1e-300, "verdict"])
     first.put({"piece": 2}, None)
     first.put({"piece": 1}, ["later"])
-    second = Checkpoint(path, CONTEXT)
+    second = Kept(path, CONTEXT)
     assert second.get({"piece": 1}) == ["later"]
     assert (first.reused, second.reused) == (0, 1)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -42,20 +42,20 @@ def test_results_come_back_in_another_process_of_work(tmp_path: Path) -> None:
 
 def test_another_model_setting_or_call_for_fresh_results_finds_nothing(tmp_path: Path) -> None:
     path = tmp_path / "kept.jsonl"
-    Checkpoint(path, CONTEXT).put("piece", 1)
-    assert Checkpoint(path, CONTEXT).get("other piece") is None
-    assert Checkpoint(path, {**CONTEXT, "batch": 64}).get("piece") is None
-    fresh = Checkpoint(path, CONTEXT, fresh=True)
+    Kept(path, CONTEXT).put("piece", 1)
+    assert Kept(path, CONTEXT).get("other piece") is None
+    assert Kept(path, {**CONTEXT, "batch": 64}).get("piece") is None
+    fresh = Kept(path, CONTEXT, fresh=True)
     assert fresh.get("piece") is None
     fresh.put("piece", 2)
-    assert Checkpoint(path, CONTEXT).get("piece") == 2
+    assert Kept(path, CONTEXT).get("piece") == 2
 
 
 def test_another_version_of_the_tool_finds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "kept.jsonl"
-    Checkpoint(path, CONTEXT).put("piece", 1)
+    Kept(path, CONTEXT).put("piece", 1)
     monkeypatch.setattr("rosi_edge.evaluation.kept.__version__", "99.0")
-    assert Checkpoint(path, CONTEXT).get("piece") is None
+    assert Kept(path, CONTEXT).get("piece") is None
 
 
 @pytest.mark.parametrize(
@@ -72,23 +72,23 @@ def test_another_version_of_the_tool_finds_nothing(tmp_path: Path, monkeypatch: 
 )
 def test_garbage_is_skipped_and_what_follows_is_kept(tmp_path: Path, garbage: bytes) -> None:
     path = tmp_path / "kept.jsonl"
-    Checkpoint(path, CONTEXT).put("before", 1)
+    Kept(path, CONTEXT).put("before", 1)
     with path.open("ab") as file:
         file.write(garbage)
-    Checkpoint(path, CONTEXT).put("after", 2)
-    found = Checkpoint(path, CONTEXT)
+    Kept(path, CONTEXT).put("after", 2)
+    found = Kept(path, CONTEXT)
     assert (found.get("before"), found.get("after")) == (1, 2)
 
 
 @given(cut=st.integers(1, 60))
 def test_a_line_cut_by_a_crash_costs_only_itself(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     path = tmp_path_factory.mktemp("cut") / "kept.jsonl"
-    checkpoint = Checkpoint(path, CONTEXT)
-    checkpoint.put("whole", "x")
-    checkpoint.put("cut", "y")
+    kept = Kept(path, CONTEXT)
+    kept.put("whole", "x")
+    kept.put("cut", "y")
     os.truncate(path, path.stat().st_size - cut)
-    Checkpoint(path, CONTEXT).put("after", "z")
-    found = Checkpoint(path, CONTEXT)
+    Kept(path, CONTEXT).put("after", "z")
+    found = Kept(path, CONTEXT)
     assert found.get("whole") == "x"
     assert found.get("after") == "z"
     # Only the newline may be missing without harm.
@@ -97,11 +97,11 @@ def test_a_line_cut_by_a_crash_costs_only_itself(tmp_path_factory: pytest.TempPa
 
 def test_a_place_that_cannot_be_written_to_is_told_once_and_costs_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    checkpoint = Checkpoint(tmp_path / "file" / "kept.jsonl", CONTEXT)
-    checkpoint.put("piece", 1)
-    assert checkpoint.get("piece") == 1
-    assert checkpoint.problem is not None
-    assert "kept.jsonl" in checkpoint.problem
+    kept = Kept(tmp_path / "file" / "kept.jsonl", CONTEXT)
+    kept.put("piece", 1)
+    assert kept.get("piece") == 1
+    assert kept.problem is not None
+    assert "kept.jsonl" in kept.problem
 
 
 class _Interrupting:

@@ -15,7 +15,7 @@ from rosi_edge.edits.paper import rosi_edits, row_means
 from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.evaluation.judges.keyword import KeywordJudge
 from rosi_edge.evaluation.run import EvaluateOptions, Named, evaluate
-from rosi_edge.evaluation.suites import Choices, open_suites
+from rosi_edge.evaluation.suites import SuiteChoices, open_suites
 from rosi_edge.evaluation.verdicts import Verdict
 from rosi_edge.models.architectures import write_matrices
 from rosi_edge.models.gguf_file import GgufFile
@@ -104,7 +104,7 @@ def test_the_same_seed_gives_the_same_table_even_after_an_interruption(
     demo_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ROSI_EDGE_CACHE", str(tmp_path))
-    choices = Choices(limit=5, max_tokens=12, seed=3)
+    choices = SuiteChoices(limit=5, max_tokens=12, seed=3)
 
     def run(progress: Progress, *, fresh: bool = False) -> EvaluationReport:
         return evaluate(
@@ -122,7 +122,7 @@ def test_the_same_seed_gives_the_same_table_even_after_an_interruption(
     resumed = run(resumed_progress)
     # What was kept is not asked again.
     assert 10**9 - resumed_progress.left == 10
-    assert any("earlier call" in note for note in resumed_progress.notes)
+    assert any("earlier run" in note for note in resumed_progress.notes)
     assert run(InterruptedAfter(), fresh=True) == resumed
     assert resumed.harmful_refusal_rate is not None
     assert resumed.harmful_refusal_rate.n == 5

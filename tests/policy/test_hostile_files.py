@@ -12,7 +12,7 @@ from tiny_gguf import write_tiny_llama
 
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.policy.model import DEFAULT_POLICY
-from rosi_edge.policy.result import Status, Verdict
+from rosi_edge.policy.result import Decision, Status
 from rosi_edge.policy.run import Checked, CheckOptions, check
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -42,7 +42,7 @@ def test_mutated_files(tmp_path: Path) -> None:
         report = check(Checked("hostile", path), DEFAULT_POLICY, options=CheckOptions(behaviour=False))
         assert time.monotonic() - start < LONGEST
         verdicts.add(report.verdict)
-    assert Verdict.FAILED in verdicts
+    assert Decision.FAILED in verdicts
 
 
 @pytest.mark.parametrize("number", range(len(BOMBS)))

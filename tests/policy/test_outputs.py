@@ -16,7 +16,7 @@ from pydantic_sarif.model import StaticAnalysisResultsFormatSarifVersion210JsonS
 from rich.console import Console
 
 from rosi_edge.policy.outputs import badge, json_report, junit, markdown, sarif, terminal_table
-from rosi_edge.policy.result import CheckReport, Status, Verdict
+from rosi_edge.policy.result import CheckReport, Decision, Status
 from rosi_edge.policy.rules.registry import FIGURE_ID, RULE_TEXTS, STATIC_RULES
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -45,7 +45,7 @@ def test_junit_has_a_case_for_every_rule(tmp_path: Path) -> None:
 
 def test_a_run_without_results_is_red_in_junit() -> None:
     report = sample(result("RE101", Status.PASSED), finished=False, notes=("the time limit was reached",))
-    assert report.verdict is Verdict.COULD_NOT_RUN
+    assert report.verdict is Decision.COULD_NOT_RUN
     root = ET.fromstring(junit.render(report))
     assert root.get("errors") == "1"
     assert root.find(".//error") is not None

@@ -13,7 +13,7 @@ from tiny_gguf import CHATML, write_tiny_llama
 from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.policy.model import Policy, parse_policy
-from rosi_edge.policy.result import CheckReport, Status, Verdict
+from rosi_edge.policy.result import CheckReport, Decision, Status
 from rosi_edge.policy.rule import Finding, Subject
 from rosi_edge.policy.rules.chat_template_base import ChatTemplateBase
 from rosi_edge.policy.rules.file_sanity import FileSanity
@@ -42,7 +42,7 @@ def message(report: CheckReport, rule: str) -> str:
 
 def test_an_ordinary_file_passes(tiny_model: Path) -> None:
     report = run(tiny_model)
-    assert report.verdict is Verdict.PASSED
+    assert report.verdict is Decision.PASSED
     assert [result.id for result in report.results] == [f"RE{number}" for number in range(101, 111)]
     assert not [result for result in report.results if result.status is Status.FAILED]
 
@@ -57,8 +57,8 @@ def test_bytes_that_belong_to_nothing(tiny_model: Path, tmp_path: Path) -> None:
     assert "not zero" in message(run(stuffed, "[file]\nlargest_gap = 5000"), "RE101")
     stuffed.write_bytes(tiny_model.read_bytes() + bytes(5000))
     assert status(run(stuffed), "RE101") is Status.FAILED
-    assert run(stuffed, "[file]\nlargest_gap = 5000").verdict is Verdict.PASSED
-    assert run(stuffed, "[file]\nseverity = 'warning'").verdict is Verdict.PASSED
+    assert run(stuffed, "[file]\nlargest_gap = 5000").verdict is Decision.PASSED
+    assert run(stuffed, "[file]\nseverity = 'warning'").verdict is Decision.PASSED
 
 
 def test_the_hash(tiny_model: Path) -> None:
@@ -90,9 +90,9 @@ def test_what_the_policy_asks_for(tiny_model: Path, rule: str, right: str, wrong
     assert status(run(tiny_model, right), rule) in (Status.PASSED, Status.NOT_APPLICABLE)
     report = run(tiny_model, wrong)
     assert status(report, rule) is Status.FAILED
-    assert report.verdict is Verdict.FAILED
+    assert report.verdict is Decision.FAILED
     section, _, rest = wrong.partition("\n")
-    assert run(tiny_model, f"{section}\nseverity = 'warning'\n{rest}").verdict is Verdict.PASSED
+    assert run(tiny_model, f"{section}\nseverity = 'warning'\n{rest}").verdict is Decision.PASSED
     switched_off = run(tiny_model, f"{section}\nseverity = 'off'\n{rest}")
     assert rule not in {result.id for result in switched_off.results}
 
@@ -205,4 +205,4 @@ def test_a_rule_that_trips_over_a_file_is_no_pass_and_keeps_none_from_running(ti
         Status.COULD_NOT_RUN,
         Status.PASSED,
     ]
-    assert report.verdict is Verdict.COULD_NOT_RUN
+    assert report.verdict is Decision.COULD_NOT_RUN

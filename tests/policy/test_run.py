@@ -13,7 +13,7 @@ import pytest
 from rosi_edge.errors import EngineCrashError, ModelFileError
 from rosi_edge.policy import behaviour
 from rosi_edge.policy.model import Policy, Severity, parse_policy
-from rosi_edge.policy.result import CheckReport, Status, Verdict
+from rosi_edge.policy.result import CheckReport, Decision, Status
 from rosi_edge.policy.rule import Finding, Rule, Subject, passed
 from rosi_edge.policy.rules.registry import STATIC_RULES
 from rosi_edge.policy.run import Checked, check
@@ -51,7 +51,7 @@ def test_a_hang_is_cut_short(tiny_model: Path) -> None:
     start = time.monotonic()
     report = run(tiny_model, "time_limit = '1s'\n" + QUIET, rules=with_rule(lambda subject: time.sleep(60)))
     assert time.monotonic() - start < 20
-    assert report.verdict is Verdict.COULD_NOT_RUN
+    assert report.verdict is Decision.COULD_NOT_RUN
     found = {result.id: result.status for result in report.results}
     assert found["RE101"] is Status.PASSED
     assert found["RE109"] is found["RE103"] is found["RE201/harmful_refusal_rate"] is Status.COULD_NOT_RUN
@@ -64,12 +64,12 @@ def test_a_rule_that_raises_could_not_run(tiny_model: Path) -> None:
     def no_memory(subject: Subject) -> None:
         raise MemoryError
 
-    assert run(tiny_model, rules=with_rule(no_memory)).verdict is Verdict.COULD_NOT_RUN
+    assert run(tiny_model, rules=with_rule(no_memory)).verdict is Decision.COULD_NOT_RUN
 
     def damaged(subject: Subject) -> None:
         raise ModelFileError("it ends in the middle")
 
-    assert run(tiny_model, rules=with_rule(damaged)).verdict is Verdict.FAILED
+    assert run(tiny_model, rules=with_rule(damaged)).verdict is Decision.FAILED
 
 
 def test_a_file_that_changes_meanwhile(tiny_model: Path, tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_file_that_changes_meanwhile(tiny_model: Path, tmp_path: Path) -> None
         os.utime(path, (1, 1))
 
     report = run(path, rules=with_rule(touch))
-    assert report.verdict is Verdict.COULD_NOT_RUN
+    assert report.verdict is Decision.COULD_NOT_RUN
     assert any("changed" in note for note in report.notes)
 
 
@@ -90,27 +90,27 @@ def test_a_crash_of_the_engine(tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(behaviour, "evaluate", crash)
     report = run(tiny_model, QUIET)
-    assert report.verdict is Verdict.COULD_NOT_RUN
+    assert report.verdict is Decision.COULD_NOT_RUN
     (figure,) = [result for result in report.results if result.id.startswith("RE201")]
     assert figure.status is Status.COULD_NOT_RUN
     assert "signal 6" in figure.message
 
 
 def test_missing_and_damaged_files(tiny_model: Path, tmp_path: Path) -> None:
-    assert run(tmp_path / "none.gguf").verdict is Verdict.COULD_NOT_RUN
+    assert run(tmp_path / "none.gguf").verdict is Decision.COULD_NOT_RUN
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(tiny_model.read_bytes()[:-100])
     report = run(broken, QUIET)
-    assert report.verdict is Verdict.FAILED
+    assert report.verdict is Decision.FAILED
     assert report.results[0].status is Status.FAILED
     assert all(result.status is Status.COULD_NOT_RUN for result in report.results[1:])
     text = tmp_path / "text.gguf"
     text.write_text("hello")
-    assert run(text).verdict is Verdict.FAILED
+    assert run(text).verdict is Decision.FAILED
 
 
 def test_nothing_looked_at_is_no_pass(tiny_model: Path) -> None:
     sections = ("file", "architecture", "types", "metadata", "chat_template", "chat_template_base")
     sections += ("hardening", "abliteration", "provenance")
     off = "".join(f"[{section}]\nseverity = 'off'\n" for section in sections)
-    assert run(tiny_model, off).verdict is Verdict.COULD_NOT_RUN
+    assert run(tiny_model, off).verdict is Decision.COULD_NOT_RUN

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rosi_edge.policy.result import RuleResult, Status, Verdict, decide
+from rosi_edge.policy.result import Decision, RuleResult, Status, decide
 
 RESULTS = st.lists(
     st.builds(
@@ -26,16 +26,16 @@ def test_a_pass_needs_everything_that_counts_to_have_run_and_held(
 ) -> None:
     verdict = decide(results, finished=finished)
     errors = [result for result in results if result.severity == "error"]
-    if verdict is Verdict.PASSED:
+    if verdict is Decision.PASSED:
         assert finished
         assert all(result.status in (Status.PASSED, Status.NOT_APPLICABLE) for result in errors)
         assert any(result.status is Status.PASSED for result in results)
     if any(result.status is Status.FAILED for result in errors):
-        assert verdict is Verdict.FAILED
+        assert verdict is Decision.FAILED
     elif not finished or any(result.status is Status.COULD_NOT_RUN for result in errors):
-        assert verdict is Verdict.COULD_NOT_RUN
+        assert verdict is Decision.COULD_NOT_RUN
 
 
 def test_exit_codes() -> None:
-    assert [verdict.exit_code for verdict in Verdict] == [0, 1, 2]
-    assert decide([], finished=True) is Verdict.COULD_NOT_RUN
+    assert [verdict.exit_code for verdict in Decision] == [0, 1, 2]
+    assert decide([], finished=True) is Decision.COULD_NOT_RUN

@@ -37,12 +37,12 @@ from rosi_edge.records.hardening import (
     EditedTensor,
     FrontierPoint,
     HardeningReport,
+    HardeningVerdict,
     Injection,
     RoundingCheck,
     StressTest,
     SweepPoint,
     Timing,
-    Verdict,
 )
 
 LAYERS = 24
@@ -228,7 +228,7 @@ def tensors() -> tuple[EditedTensor, ...]:
 def make_report(**changes: Any) -> HardeningReport:
     """The report, with some of its fields replaced."""
     fields: dict[str, Any] = {
-        "verdict": Verdict(
+        "verdict": HardeningVerdict(
             status="hardened",
             reason="Harmful refusal rose by 19.7 points while benign compliance stayed within its limit.",
             advice="Try it on requests of your own before you rely on it.",

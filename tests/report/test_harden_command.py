@@ -22,7 +22,7 @@ from rosi_edge.errors import RosiEdgeError
 from rosi_edge.hardening import session as hardening
 from rosi_edge.hardening import transfer
 from rosi_edge.hardening.options import HardenOptions
-from rosi_edge.records.hardening import HardeningReport, Verdict
+from rosi_edge.records.hardening import HardeningReport, HardeningVerdict
 from rosi_edge.search.options import ConditionalOptions
 from rosi_edge.sources import resolve as sources
 
@@ -174,7 +174,7 @@ def test_what_is_no_length_of_time(text: str, run: Callable[..., tuple[Result, l
     [
         (("--promote", "Q99"), "cannot be promoted to 'Q99'"),
         (("--imatrix", "importance.gguf"), "for --rounding requantize only"),
-        (("--promote", "Q8_0", "--rounding", "requantize"), "requantization keeps the types"),
+        (("--promote", "Q8_0", "--rounding", "requantize"), "--promote works with --rounding grid only"),
         (("--storage", "nonsense"), "cannot be used"),
         (("--storage", "sqlite:///missing/folder/search.db"), "unable to open database file"),
         (("--storage", "redis://localhost"), "cannot be used"),
@@ -237,7 +237,7 @@ def test_a_run_without_a_result(
     run: Callable[..., tuple[Result, list[HardenOptions]]], build: Callable[..., HardeningReport]
 ) -> None:
     report = build(
-        verdict=Verdict(status="ineffective", reason="nothing kept the limits", advice=""),
+        verdict=HardeningVerdict(status="ineffective", reason="nothing kept the limits", advice=""),
         output=None,
         after=None,
         changes=None,

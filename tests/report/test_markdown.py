@@ -22,9 +22,9 @@ from rosi_edge.direction.difference import EACH_LAYERS_OWN
 from rosi_edge.records.hardening import (
     DirectionFacts,
     HardeningReport,
+    HardeningVerdict,
     Injection,
     StressTest,
-    Verdict,
 )
 from rosi_edge.report.markdown import model_card
 
@@ -287,7 +287,7 @@ def test_limits_say_what_the_figures_rest_on(report: HardeningReport) -> None:
 
 @pytest.mark.parametrize("status", ["hardened", "ineffective", "over_refusing", "degraded"])
 def test_the_top_says_what_came_of_it(status: str, build: Callable[..., HardeningReport]) -> None:
-    report = build(verdict=Verdict(status=status, reason="Because of X.", advice="Try Y."))  # type: ignore[arg-type]
+    report = build(verdict=HardeningVerdict(status=status, reason="Because of X.", advice="Try Y."))  # type: ignore[arg-type]
     top = "\n".join(model_card(report).splitlines()[:8])
     assert ("Not hardened" in top) == (status != "hardened")
     assert re.match(r"# .*: hardened$", top.splitlines()[0]) is not None or status != "hardened"
@@ -298,7 +298,7 @@ def test_the_top_says_what_came_of_it(status: str, build: Callable[..., Hardenin
 def test_a_report_without_a_result(build: Callable[..., HardeningReport]) -> None:
     card = model_card(
         build(
-            verdict=Verdict(status="ineffective", reason="Nothing to amplify.", advice=""),
+            verdict=HardeningVerdict(status="ineffective", reason="Nothing to amplify.", advice=""),
             output=None,
             after=None,
             changes=None,
@@ -315,7 +315,9 @@ def test_a_report_without_a_result(build: Callable[..., HardeningReport]) -> Non
 def test_reasons_become_sentences_and_a_file_that_was_not_kept_is_named(
     build: Callable[..., HardeningReport],
 ) -> None:
-    verdict = Verdict(status="ineffective", reason="nothing moved; it may be chance", advice="Use --elicit")
+    verdict = HardeningVerdict(
+        status="ineffective", reason="nothing moved; it may be chance", advice="Use --elicit"
+    )
     card = model_card(build(verdict=verdict, output=None))
     assert "> Nothing moved; it may be chance.\n" in card
     assert "> Use --elicit.\n" in card

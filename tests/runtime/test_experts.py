@@ -15,8 +15,9 @@ from gguf import GGMLQuantizationType as Type
 from tiny_gguf import write_tiny_llama
 
 from rosi_edge.basics.arrays import Float32, Float64
-from rosi_edge.edits.rank_one import RankOneEdit, matrix_name, tensor_and_expert
+from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.models.gguf_file import GgufFile
+from rosi_edge.models.weights import matrix_name, tensor_and_expert
 from rosi_edge.quantization.codec import dequantize
 from rosi_edge.runtime.engine import EngineOptions, Tokens
 from rosi_edge.runtime.llama_engine import LlamaEngine

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from textual.containers import VerticalScroll
 from textual.widget import Widget
 
+from rosi_edge.basics.text import megabytes
+
 from ..jobs import Activity
-from ..peek import megabytes
 from ..steps import Step
 from ..widgets.facts import Facts
 from .base import StepPane
@@ -29,7 +30,7 @@ def facts(found: Inspection) -> list[tuple[str, str]]:
             "✓ yes" if found.can_harden else "✗ no: " + "; ".join(found.reasons),
         ),
         *(("warning", f"! {warning}") for warning in found.warnings),
-        ("file", f"{found.path} ({megabytes(found.size)})"),
+        ("file", f"{found.path} ({megabytes(found.size, 0)})"),
         ("name", found.name or "not given"),
         ("architecture", found.architecture or "not given"),
         ("parameters", f"{found.parameters / 1e6:,.0f} million"),

@@ -15,10 +15,10 @@ from textual.widgets import DirectoryTree, Input, OptionList
 from textual.widgets.option_list import Option
 
 from rosi_edge.basics.cache import cache_folder
+from rosi_edge.basics.text import megabytes
 from rosi_edge.sources.demo import demo_table
 from rosi_edge.sources.resolve import is_fetched
 
-from ..peek import megabytes
 from ..steps import Step
 from ..widgets.model_tree import ModelTree
 from ..widgets.plain import Plain
@@ -84,7 +84,7 @@ class ModelPane(StepPane):
             reference = "demo" if name == table.default else f"demo:{name}"
             here = (cache_folder() / "models" / name / model.file).exists()
             fetched = "is here" if here else "will be fetched"
-            words = f"{name}\n  {reference}, {megabytes(model.size)}, {model.licence}, {fetched}"
+            words = f"{name}\n  {reference}, {megabytes(model.size, 0)}, {model.licence}, {fetched}"
             options.append(Option(words, id=reference))
         return options
 

@@ -117,7 +117,7 @@ class ReportPane(StepPane):
         self.query_one(SeparationPlot).show(report.direction.separation)
 
     def _file(self, report: HardeningReport) -> list[tuple[str, str]]:
-        from rosi_edge.report.numbers import megabytes
+        from rosi_edge.basics.text import megabytes
 
         rows = []
         if report.output is not None:

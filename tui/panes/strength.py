@@ -16,7 +16,7 @@ from .base import StepPane
 
 if TYPE_CHECKING:
     from rosi_edge.evaluation.behaviour import Behaviour
-    from rosi_edge.search.result import FrontierPoint, Tried
+    from rosi_edge.search.result import AnsweredPoint, Tried
 
 _SETTLED = 0.3
 """Seconds without a move of the slider after which its point is applied."""
@@ -75,7 +75,7 @@ class StrengthPane(StepPane):
                 places.get(id(best)) if best else None,
             )
 
-    def _words(self, point: FrontierPoint | None) -> str:
+    def _words(self, point: AnsweredPoint | None) -> str:
         session = self.session
         assert session.found is not None
         if point is None:

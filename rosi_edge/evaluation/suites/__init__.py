@@ -6,6 +6,6 @@ Adding one means adding a module to this package with a class ``SUITE`` that imp
 from __future__ import annotations
 
 from rosi_edge.evaluation.suites.registry import built_in, open_suites
-from rosi_edge.evaluation.suites.suite import Choices, Suite, SuiteResult
+from rosi_edge.evaluation.suites.suite import Suite, SuiteChoices, SuiteResult
 
-__all__ = ["Choices", "Suite", "SuiteResult", "built_in", "open_suites"]
+__all__ = ["Suite", "SuiteChoices", "SuiteResult", "built_in", "open_suites"]

@@ -94,7 +94,7 @@ def ask_groups(
             }
             pieces.append((group, piece, name))
     answers: dict[str, list[Answer]] = {group: [] for group in groups}
-    kept = [_kept(subject.checkpoint.get(name), piece) for _, piece, name in pieces]
+    kept = [_kept(subject.kept.get(name), piece) for _, piece, name in pieces]
     missing = sum(len(piece) for (_, piece, _), found in zip(pieces, kept, strict=True) if found is None)
     with progress.stage(f"{subject.title}: {title}", missing) as advance:
         for (group, piece, name), found in zip(pieces, kept, strict=True):
@@ -102,7 +102,7 @@ def ask_groups(
                 prompts = subject.engine.encode([one.conversation for one in piece])
                 generations = subject.engine.generate(prompts, max_tokens=max_tokens, advance=advance)
                 found = judged(subject, piece, generations)
-                subject.checkpoint.put(name, [[answer.verdict, answer.opening] for answer in found])
+                subject.kept.put(name, [[answer.verdict, answer.opening] for answer in found])
             answers[group] += found
     return answers
 

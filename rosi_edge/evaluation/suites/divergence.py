@@ -19,13 +19,13 @@ from rosi_edge.basics.statistics import Estimate, clustered_quantile, mean
 from rosi_edge.errors import EngineError, PromptSetError
 from rosi_edge.evaluation.divergence import kl_divergence
 from rosi_edge.evaluation.suites.suite import (
-    Choices,
     InputSet,
-    Measured,
     Series,
     Subject,
     Suite,
+    SuiteChoices,
     SuiteResult,
+    Unpaired,
     item_id,
     refuse_nan,
 )
@@ -67,7 +67,7 @@ class Divergence(Suite):
     text: TextFile
 
     @classmethod
-    def of(cls, choices: Choices) -> Self:
+    def of(cls, choices: SuiteChoices) -> Self:
         return cls(choices.prompts(Kind.HARMLESS), read_text(choices))
 
     @property
@@ -85,7 +85,7 @@ class Divergence(Suite):
         paths = self._paths(base, subject, progress)
         items = tuple(map(item_id, self.harmless.texts))
         # Tokens of one answer resemble each other: the answer is the observation.
-        figures: list[Series | Measured] = [
+        figures: list[Series | Unpaired] = [
             Series(
                 "kl_first_token",
                 "KL of the first token",
@@ -104,7 +104,7 @@ class Divergence(Suite):
             ),
         ]
         figures += [
-            Measured(
+            Unpaired(
                 f"kl_answer_p{level * 100:.0f}",
                 f"… its {level * 100:.0f} % quantile over tokens",
                 clustered_quantile([path.kl for path in paths], level),
@@ -123,7 +123,7 @@ class Divergence(Suite):
             )
         )
         ratio, details = self._perplexity(base, subject, progress)
-        figures.append(Measured("perplexity_ratio", "perplexity, times the base's", ratio, "lower", "ratio"))
+        figures.append(Unpaired("perplexity_ratio", "perplexity, times the base's", ratio, "lower", "ratio"))
         return SuiteResult(
             tuple(figures), {"answer_tokens_compared": sum(len(p.kl) for p in paths), "perplexity": details}
         )
@@ -136,14 +136,14 @@ class Divergence(Suite):
         names = [
             {"divergence": piece, "base": base.sha256, "answer_tokens": ANSWER_TOKENS} for piece in pieces
         ]
-        kept = [_kept(model.checkpoint.get(name), len(p)) for name, p in zip(names, pieces, strict=True)]
+        kept = [_kept(model.kept.get(name), len(p)) for name, p in zip(names, pieces, strict=True)]
         missing = sum(len(p) for p, found in zip(pieces, kept, strict=True) if found is None)
         paths: list[_Path] = []
         with progress.stage("Both: divergence", missing) as advance:
             for name, piece, found in zip(names, pieces, kept, strict=True):
                 if found is None:
                     found = _compare(base, model, piece, advance)
-                    model.checkpoint.put(name, [[path.kl, path.agrees] for path in found])
+                    model.kept.put(name, [[path.kl, path.agrees] for path in found])
                 paths += found
         return paths
 
@@ -174,7 +174,7 @@ class Divergence(Suite):
     def _losses(self, subject: Subject, progress: Progress) -> list[tuple[float, int]]:
         """Negative log-likelihood in nats and number of tokens of each window, the first token apart."""
         name = {"perplexity": self.text.facts.sha256, "window": WINDOW_TOKENS, "most": MOST_WINDOWS}
-        kept = subject.checkpoint.get(name)
+        kept = subject.kept.get(name)
         try:
             return [(float(loss), int(count)) for loss, count in kept]  # type: ignore[union-attr]
         except (TypeError, ValueError):
@@ -186,7 +186,7 @@ class Divergence(Suite):
             scores = subject.engine.score_continuations([(w[:1], [w[1:]]) for w in windows], advance=advance)
         losses = [(-float(np.sum(score, dtype=np.float64)), len(score)) for (score,) in scores]
         refuse_nan(loss for loss, _ in losses)
-        subject.checkpoint.put(name, losses)
+        subject.kept.put(name, losses)
         return losses
 
 

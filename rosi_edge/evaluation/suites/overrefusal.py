@@ -15,7 +15,7 @@ from rosi_edge.evaluation.suites.asking import (
     verdict_details,
     verdict_series,
 )
-from rosi_edge.evaluation.suites.suite import Choices, InputSet, Series, Subject, Suite, SuiteResult
+from rosi_edge.evaluation.suites.suite import InputSet, Series, Subject, Suite, SuiteChoices, SuiteResult
 from rosi_edge.evaluation.suites.xstest_file import load_xstest
 from rosi_edge.evaluation.verdicts import Verdict
 from rosi_edge.prompts.sets import Kind, PromptSet
@@ -35,7 +35,7 @@ class OverRefusal(Suite):
     max_tokens: int
 
     @classmethod
-    def of(cls, choices: Choices) -> Self:
+    def of(cls, choices: SuiteChoices) -> Self:
         safe = unsafe = None
         if choices.xstest is not None:
             found = load_xstest(choices.xstest)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 from rosi_edge.basics.progress import Progress
 from rosi_edge.evaluation.suites.asking import ask_groups, plainly, verdict_details, verdict_series
-from rosi_edge.evaluation.suites.suite import Choices, InputSet, Subject, Suite, SuiteResult
+from rosi_edge.evaluation.suites.suite import InputSet, Subject, Suite, SuiteChoices, SuiteResult
 from rosi_edge.evaluation.verdicts import Verdict
 from rosi_edge.prompts.sets import Kind, PromptSet
 
@@ -25,7 +25,7 @@ class Refusal(Suite):
     max_tokens: int
 
     @classmethod
-    def of(cls, choices: Choices) -> Self:
+    def of(cls, choices: SuiteChoices) -> Self:
         return cls(choices.prompts(Kind.HARMFUL), choices.prompts(Kind.HARMLESS), choices.max_tokens)
 
     @property

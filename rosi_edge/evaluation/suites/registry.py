@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from rosi_edge.errors import RosiEdgeError
-from rosi_edge.evaluation.suites.suite import Choices, Suite
+from rosi_edge.evaluation.suites.suite import Suite, SuiteChoices
 
 _PACKAGE = __name__.rpartition(".")[0]
 # The order of tables; a suite that is not named here comes after these.
@@ -30,7 +30,7 @@ def built_in() -> dict[str, type[Suite]]:
     return {s.name: s for s in sorted(found, key=lambda s: (place.get(s.name, len(place)), s.name))}
 
 
-def open_suites(names: str | None, choices: Choices) -> list[Suite]:
+def open_suites(names: str | None, choices: SuiteChoices) -> list[Suite]:
     """The suites that a comma-separated list names, with their input read.
 
     ``all`` stands for every suite; None for the usual ones. Neither includes, without a base, what needs one.
@@ -44,7 +44,7 @@ def open_suites(names: str | None, choices: Choices) -> list[Suite]:
     return [kind.of(choices) for kind in kinds]
 
 
-def _named(names: str | None, choices: Choices) -> list[type[Suite]]:
+def _named(names: str | None, choices: SuiteChoices) -> list[type[Suite]]:
     known = built_in()
     asked = [name.strip().lower() for name in (names or "").split(",") if name.strip()]
     everything = not asked or "all" in asked
@@ -66,10 +66,10 @@ def _named(names: str | None, choices: Choices) -> list[type[Suite]]:
     return alone
 
 
-def _refuse_unread(kinds: Sequence[type[Suite]], choices: Choices) -> None:
+def _refuse_unread(kinds: Sequence[type[Suite]], choices: SuiteChoices) -> None:
     """A flag without effect is a mistake that would go unseen."""
     read = {name for kind in kinds for name in kind.takes}
-    for field in fields(Choices):
+    for field in fields(SuiteChoices):
         readers = [kind.name for kind in built_in().values() if field.name in kind.takes]
         if readers and field.name not in read and getattr(choices, field.name) is not None:
             flag = "--" + field.name.replace("_", "-")

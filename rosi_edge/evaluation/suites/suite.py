@@ -22,7 +22,7 @@ from rosi_edge.basics.statistics import (
     proportion,
 )
 from rosi_edge.errors import EngineError
-from rosi_edge.evaluation.kept import Checkpoint
+from rosi_edge.evaluation.kept import Kept
 from rosi_edge.evaluation.verdicts import Judge
 from rosi_edge.prompts.sets import (
     Kind,
@@ -31,12 +31,12 @@ from rosi_edge.prompts.sets import (
     bundled,
     load_prompts,
 )
-from rosi_edge.records.evaluation import Better, Unit
+from rosi_edge.records.evaluation import Better, SuiteFinding, Unit
 from rosi_edge.runtime.engine import Engine
 
 
 @dataclass(frozen=True)
-class Choices:
+class SuiteChoices:
     """What the user asked for; None where a default applies.
 
     Attributes:
@@ -139,7 +139,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Unpaired:
     """A figure that is no rate or mean of a series, such as a quantile; it has no paired change."""
 
     name: str
@@ -147,16 +147,6 @@ class Measured:
     estimate: Estimate
     better: Better
     unit: Unit
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A claim that the figures bear out, refute, or leave open (``holds`` None)."""
-
-    claim: str
-    holds: bool | None
-    words: str
-    figure: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -169,7 +159,7 @@ class SuiteResult:
             words.
     """
 
-    figures: tuple[Series | Measured, ...]
+    figures: tuple[Series | Unpaired, ...]
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def series(self, name: str) -> Series | None:
@@ -194,13 +184,13 @@ class Subject:
         title: str,
         sha256: str,
         open_engine: Callable[[], Engine],
-        checkpoint: Checkpoint,
+        kept: Kept,
         judge: Judge | None,
         base: Subject | None = None,
     ) -> None:
         self.title = title
         self.sha256 = sha256
-        self.checkpoint = checkpoint
+        self.kept = kept
         self.base = base
         self._judge = judge
         self._open_engine = open_engine
@@ -233,7 +223,7 @@ class Suite(Protocol):
         description: one line for the help text.
         needs_base: it measures a model against another one.
         needs_judge: it judges answers.
-        takes: the fields of ``Choices`` with input of its own that it reads.
+        takes: the fields of ``SuiteChoices`` with input of its own that it reads.
     """
 
     name: ClassVar[str]
@@ -243,7 +233,7 @@ class Suite(Protocol):
     takes: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
-    def of(cls, choices: Choices) -> Self:
+    def of(cls, choices: SuiteChoices) -> Self:
         """Read and check the input, before any model is started.
 
         Raises:
@@ -260,14 +250,14 @@ class Suite(Protocol):
         ...
 
     def measure(self, subject: Subject, progress: Progress) -> SuiteResult:
-        """Measure one model; a finished piece of work goes to ``subject.checkpoint``.
+        """Measure one model; a finished piece of work goes to ``subject.kept``.
 
         Raises:
             RosiEdgeError: the model, or the judge, cannot do what is needed.
         """
         ...
 
-    def findings(self, base: SuiteResult | None, model: SuiteResult) -> tuple[Finding, ...]:
+    def findings(self, base: SuiteResult | None, model: SuiteResult) -> tuple[SuiteFinding, ...]:
         """What the two measurements say beyond their figures."""
         return ()
 

@@ -7,18 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rosi_edge.errors import PromptSetError
-from rosi_edge.evaluation.suites.suite import Choices, InputSet
-from rosi_edge.prompts.sets import MAX_FILE_BYTES, fixture_folders
+from rosi_edge.evaluation.suites.suite import InputSet, SuiteChoices
+from rosi_edge.prompts.files import decoded, read_file
+from rosi_edge.prompts.sets import fixture_folders
 
 
 @dataclass(frozen=True)
 class TextFile:
     name: str
     text: str
-
-    @property
-    def paragraphs(self) -> list[str]:
-        return [part for part in map(str.strip, self.text.split("\n")) if part]
 
     @property
     def facts(self) -> InputSet:
@@ -28,7 +25,7 @@ class TextFile:
         )
 
 
-def read_text(choices: Choices) -> TextFile:
+def read_text(choices: SuiteChoices) -> TextFile:
     """The user's text file, or the bundled prose.
 
     Raises:
@@ -44,22 +41,8 @@ def read_text(choices: Choices) -> TextFile:
 
 
 def _parse(name: str, path: Path) -> TextFile:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise PromptSetError(
-            f"The text file {str(path)!r} cannot be read ({reason})", "Check the path"
-        ) from None
-    if len(data) > MAX_FILE_BYTES:
-        raise PromptSetError(
-            f"{path} is larger than {MAX_FILE_BYTES // 1024**2} MiB", "A few thousand words are enough"
-        )
-    try:
-        text = data.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError:
-        raise PromptSetError(f"{path} is not UTF-8 text", "Save the file as UTF-8") from None
+    data = read_file(path, "text file", "A few thousand words are enough")
+    text = decoded(data, str(path)).replace("\r\n", "\n")
     if not text.strip():
         raise PromptSetError(f"{path} is empty", "Give a text of some hundred words")
     return TextFile(name, text)

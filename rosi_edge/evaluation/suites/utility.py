@@ -13,11 +13,11 @@ from rosi_edge.basics.progress import Progress
 from rosi_edge.basics.statistics import proportion
 from rosi_edge.evaluation.multiple_choice import Question, QuestionSet, bundled, load_questions, outcome
 from rosi_edge.evaluation.suites.suite import (
-    Choices,
     InputSet,
     Series,
     Subject,
     Suite,
+    SuiteChoices,
     SuiteResult,
     item_id,
     refuse_nan,
@@ -39,7 +39,7 @@ class Utility(Suite):
     sets: tuple[QuestionSet, ...]
 
     @classmethod
-    def of(cls, choices: Choices) -> Self:
+    def of(cls, choices: SuiteChoices) -> Self:
         if choices.utility:
             sets = [load_questions(reference) for reference in choices.utility]
         else:
@@ -113,7 +113,7 @@ class Utility(Suite):
             for start in range(0, len(everything), _PIECE):
                 piece = everything[start : start + _PIECE]
                 pieces.append((index, piece, {"choices": [[q.context, q.choices] for q in piece]}))
-        kept = [_kept(subject.checkpoint.get(name), piece) for _, piece, name in pieces]
+        kept = [_kept(subject.kept.get(name), piece) for _, piece, name in pieces]
         missing = sum(len(piece) for (_, piece, _), found in zip(pieces, kept, strict=True) if found is None)
         scored: list[list[list[float]]] = [[] for _ in self.sets]
         with progress.stage(f"{subject.title}: utility", missing) as advance:
@@ -123,7 +123,7 @@ class Utility(Suite):
                     rows = subject.engine.score_continuations(groups, advance=advance)
                     found = [[float(np.sum(row, dtype=np.float64)) for row in rows_of] for rows_of in rows]
                     refuse_nan(value for values in found for value in values)
-                    subject.checkpoint.put(name, found)
+                    subject.kept.put(name, found)
                 scored[index] += found
         return scored
 

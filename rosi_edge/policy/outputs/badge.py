@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rosi_edge.policy.result import CheckReport, Verdict
+from rosi_edge.policy.result import CheckReport, Decision
 
-_COLOURS = {Verdict.PASSED: "#2ea043", Verdict.FAILED: "#cf222e", Verdict.COULD_NOT_RUN: "#9a6700"}
+_COLOURS = {Decision.PASSED: "#2ea043", Decision.FAILED: "#cf222e", Decision.COULD_NOT_RUN: "#9a6700"}
 _LABEL = "rosi-edge"
 _CHARACTER = 7
 _PADDING = 12

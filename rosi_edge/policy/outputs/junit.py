@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
-from rosi_edge.policy.result import CheckReport, RuleResult, Status, Verdict
+from rosi_edge.policy.result import CheckReport, Decision, RuleResult, Status
 
 
 def render(report: CheckReport) -> str:
@@ -13,7 +13,7 @@ def render(report: CheckReport) -> str:
     A warning passes: its text goes to ``system-out``, because JUnit knows no warnings.
     """
     cases = [_case(result, report.file.file_name) for result in report.results]
-    if report.verdict is Verdict.COULD_NOT_RUN and not any(case.find("error") is not None for case in cases):
+    if report.verdict is Decision.COULD_NOT_RUN and not any(case.find("error") is not None for case in cases):
         # Whatever the reason, a run that did not finish must be red here too.
         case = ET.Element("testcase", name="the whole check", classname="rosi-edge", time="0")
         ET.SubElement(case, "error", message=_clean("; ".join(report.notes) or report.summary))

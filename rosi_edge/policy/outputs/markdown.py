@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from rosi_edge.policy.result import CheckReport, RuleResult, Status, Verdict
+from rosi_edge.policy.result import CheckReport, Decision, RuleResult, Status
 from rosi_edge.report.escape import code, plain, table
 
 _LONGEST = 400
-_MARKS = {Verdict.PASSED: "✅", Verdict.FAILED: "❌", Verdict.COULD_NOT_RUN: "⚠️"}
+_MARKS = {Decision.PASSED: "✅", Decision.FAILED: "❌", Decision.COULD_NOT_RUN: "⚠️"}
 _FIRST = (Status.FAILED, Status.COULD_NOT_RUN, Status.PASSED, Status.NOT_APPLICABLE)
 
 

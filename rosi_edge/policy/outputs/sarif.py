@@ -7,7 +7,7 @@ import json
 from typing import Any
 from urllib.parse import quote
 
-from rosi_edge.policy.result import CheckReport, RuleResult, Status, Verdict
+from rosi_edge.policy.result import CheckReport, Decision, RuleResult, Status
 from rosi_edge.policy.rules.registry import RULE_TEXTS
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -22,7 +22,7 @@ _KINDS = {
 
 def render(report: CheckReport) -> str:
     rules = list(RULE_TEXTS)
-    finished = report.verdict is not Verdict.COULD_NOT_RUN
+    finished = report.verdict is not Decision.COULD_NOT_RUN
     log = {
         "$schema": SCHEMA,
         "version": "2.1.0",

@@ -7,11 +7,15 @@ from rich.table import Table
 from rich.text import Text
 
 from rosi_edge.basics.text import printable
-from rosi_edge.policy.result import CheckReport, RuleResult, Status, Verdict
+from rosi_edge.policy.result import CheckReport, Decision, RuleResult, Status
 
 _LONGEST = 400
 _STYLES = {Status.PASSED: "green", Status.FAILED: "bold red", Status.COULD_NOT_RUN: "bold yellow"}
-_VERDICTS = {Verdict.PASSED: "bold green", Verdict.FAILED: "bold red", Verdict.COULD_NOT_RUN: "bold yellow"}
+_VERDICTS = {
+    Decision.PASSED: "bold green",
+    Decision.FAILED: "bold red",
+    Decision.COULD_NOT_RUN: "bold yellow",
+}
 
 
 def render(report: CheckReport) -> RenderableType:
