@@ -12,6 +12,7 @@ from gguf.quants import dequantize as gguf_dequantize
 from gguf.quants import quantize as gguf_quantize
 
 from rosi_edge.basics.arrays import Bytes, Float32
+from rosi_edge.basics.extras import require
 from rosi_edge.errors import UnsupportedModelError
 from rosi_edge.models.weights import Weights
 
@@ -42,7 +43,8 @@ def dequantize_bytes(data: Bytes, shape: tuple[int, ...], kind: gguf.GGMLQuantiz
 def dequantize_rows(data: Bytes, columns: int, kind: gguf.GGMLQuantizationType) -> Float32:
     """Rows of blocks, (rows, bytes a row), as (rows, columns), by ggml itself: the fastest way.
 
-    Loads llama.cpp. It may differ from gguf-py's in the last bit, where the compiler drew a product and a sum together.
+    Loads llama.cpp. It may differ from gguf-py's in the last bit, where the compiler drew a product and a sum
+    together.
 
     Raises:
         UnsupportedModelError: there is no dequantizer for the type.
@@ -61,6 +63,7 @@ def quantize(values: Float32, kind: gguf.GGMLQuantizationType, importance: Float
         importance: (columns,), how much each column's error counts (an importance matrix).
 
     Raises:
+        MissingExtraError: llama.cpp is not installed.
         UnsupportedModelError: the type needs an importance matrix, and there is none.
     """
     if kind == gguf.GGMLQuantizationType.F32:
@@ -69,6 +72,7 @@ def quantize(values: Float32, kind: gguf.GGMLQuantizationType, importance: Float
         return values.astype(np.float16).view(np.uint8).reshape(-1)
     if kind == gguf.GGMLQuantizationType.BF16:
         return np.asarray(gguf_quantize(values, kind)).reshape(-1)
+    require("run", f"quantizing to {kind.name}")
     from rosi_edge.native import ggml
 
     if importance is None and ggml.requires_importance_matrix(int(kind)):
