@@ -146,7 +146,7 @@ def test_a_harmful_request_is_never_one_to_answer(folder: Path) -> None:
     path = folder / "other_calibration.jsonl"
     harmful = bundled(Kind.HARMFUL, Part.REPORTING).texts[5]
     path.write_text(path.read_text() + "\n" + json.dumps({"prompt": harmful.upper()}))
-    with pytest.raises(PromptSetError, match="never take it away"):
+    with pytest.raises(PromptSetError, match="may only add refusals"):
         open_attribute(str(folder)).plan()
 
 

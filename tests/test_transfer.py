@@ -257,7 +257,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert "not written" in result.out
     assert not (tmp_path / "one-out.gguf").exists()
 
-    assert_refused(rosi_edge(tmp_path, *start, "--alpha", "0.5", *flags), "--alpha belongs to a search")
+    assert_refused(rosi_edge(tmp_path, *start, "--alpha", "0.5", *flags), "--alpha is for a search")
     assert_refused(rosi_edge(tmp_path, *start, "--from", "nothing.gguf", *flags), "nothing.gguf")
     # Nothing that is read is written to.
     before = (tmp_path / "edits.gguf").read_bytes()

@@ -191,5 +191,5 @@ def test_the_command(tmp_path: Path) -> None:
         CliRunner().invoke(
             command, [str(out) + "-nothing-there", "--base", str(base)], catch_exceptions=False
         )
-    with pytest.raises(RosiEdgeError, match="not of one kind"):
+    with pytest.raises(RosiEdgeError, match="differ in kind"):
         CliRunner().invoke(command, [str(out / SINGLE), "--base", str(base)], catch_exceptions=False)

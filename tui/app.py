@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import threading
 import time
 from contextlib import suppress
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import ClassVar
 
@@ -237,10 +235,6 @@ class Wizard(App[str | None]):
 
 def run(model: str) -> tuple[str | None, int]:
     """Run the wizard in this terminal: the path of the file that was written, and an exit code."""
-    # Python's keeper of shared resources hands on standard error when it starts, and while the wizard has the
-    # terminal there is none to hand on. Without the keeper no model can be started.
-    if os.name == "posix":
-        resource_tracker.ensure_running()
     wizard = Wizard(model)
     try:
         written = wizard.run()

@@ -78,7 +78,7 @@ class Library:
 
     def preload(self) -> None:
         """Import what takes seconds to import."""
-        import rosi_edge.hardening
+        import rosi_edge.hardening.session
         import rosi_edge.report.write  # noqa: F401
 
         # Modules stay. Looking through all of theirs for garbage, again and again, holds up the screen for a

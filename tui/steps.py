@@ -34,11 +34,11 @@ _TITLES = {
 }
 
 _PURPOSES = {
-    Step.MODEL: "Which chat model shall refuse harmful requests more often?",
+    Step.MODEL: "Which chat model should refuse more harmful requests?",
     Step.CHECKUP: "What the file is, and whether it can be hardened. It is only read, never changed.",
     Step.CALIBRATE: "The model reads harmful and harmless requests: what does refusing look like inside it?",
-    Step.STRENGTH: "How strong a push? More refuses more harm; too much refuses harmless requests too.",
+    Step.STRENGTH: "How strong should the edit be? Too much refuses harmless requests too.",
     Step.TRY: "Ask the original and the hardened model the same thing. Nothing has been written yet.",
-    Step.BAKE: "Write the hardened model into a new file, then measure both on prompts not used before.",
+    Step.BAKE: "Write the hardened model to a new file, then measure both on unused prompts.",
     Step.REPORT: "What the new file does, measured before and after.",
 }

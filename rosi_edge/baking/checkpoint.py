@@ -108,7 +108,7 @@ def bake_checkpoint(
             new.write(sealed(facts))
     if unused:
         some = ", ".join(map(printable, unused[:3])) + (" and others" if len(unused) > 3 else "")
-        progress.note(f"Left out, being no part of what was hardened: {some}")
+        progress.note(f"Left out, because it does not belong to the model: {some}")
     return [baked[name] for name in by_matrix(edits)]
 
 

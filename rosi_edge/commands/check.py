@@ -40,9 +40,7 @@ STARTER_NAME = "policy.toml"
 @click.option("--markdown", type=PATH, help="Also write Markdown, for a job's summary.")
 @click.option("--badge", type=PATH, help="Also write a badge (SVG).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "--exit-zero", is_flag=True, help="Exit with 0 whatever was found; the reports say it all the same."
-)
+@click.option("--exit-zero", is_flag=True, help="Exit with 0 even if MODEL fails; the reports still say so.")
 @runtime_flags
 def check(
     models: tuple[str, ...],
@@ -63,7 +61,7 @@ def check(
 ) -> None:
     """Check model files against a policy: for pipelines that publish one, and for files found on the net.
 
-    Exit codes: 0 passed, 1 failed, 2 could not run. A check that could not be finished is never a pass.
+    Exit codes: 0 passed, 1 failed, 2 could not run. A check that did not finish never passes.
     """
     if init is not None:
         if models:

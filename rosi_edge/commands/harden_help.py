@@ -16,10 +16,10 @@ GROUPS = {
 """Titles to the names of options."""
 
 WORDS = {
-    "refusal direction": "what separates harmful from harmless requests inside the model.",
+    "refusal direction": "the difference between harmful and harmless requests inside the model.",
     "rank one": "a matrix made of two vectors: what the edit responds to, and what it adds.",
     "choosing prompts": "requests that only choose the setting; the final figures come from others.",
-    "KL": "the divergence of two models: how far their answers' first words differ; 0 is not at all.",
+    "KL": "how far two models differ in the first words of their answers; 0 means no difference.",
     "nats": "the unit of KL; 0.1 is a small change.",
     "grid": "the few values that a quantized weight can take; rounding picks one of them.",
 }

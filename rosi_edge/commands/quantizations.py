@@ -48,7 +48,7 @@ def refuse_search_options() -> None:
             and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
         ):
             raise RosiEdgeError(
-                f"{parameter.opts[-1]} belongs to a search, and --from brings an edit that has been found",
+                f"{parameter.opts[-1]} is for a search, and --from does not search",
                 f"Leave out {parameter.opts[-1]} or --from",
             )
 
@@ -98,9 +98,7 @@ def transfer_report(
     )
 
 
-def show_files(
-    files: Sequence[TransferredFile], outputs: Sequence[Path], labels: Sequence[str]
-) -> None:
+def show_files(files: Sequence[TransferredFile], outputs: Sequence[Path], labels: Sequence[str]) -> None:
     """A table and a few lines for each file."""
     for file, output in zip(files, outputs, strict=True):
         click.echo(f"\nmodel     {click.unstyle(file.reference)}")

@@ -13,7 +13,7 @@ from rosi_edge.errors import RosiEdgeError
 @click.command()
 @click.argument("model", required=False, default="")
 def tui(model: str) -> None:
-    """Harden MODEL step by step, looking on: the wizard."""
+    """The wizard: harden MODEL step by step."""
     # A browser (`textual serve`) brings a driver of its own instead of a terminal.
     if not os.environ.get("TEXTUAL_DRIVER") and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise RosiEdgeError("the wizard needs a terminal", "Run it in one, or use rosi-edge harden")

@@ -34,8 +34,8 @@ def verify(hardened: Path, base: str, adapter: Path | None, as_json: bool) -> No
             raise ModelFileError(f"{hardened} does not exist", "Check the path")
         if hardened.is_dir() != isinstance(original, Checkpoint):
             raise RosiEdgeError(
-                f"{hardened} and {base} are not of one kind: one is a file, the other a folder",
-                "Give the very model that was hardened as --base",
+                f"{hardened} and {base} differ in kind: one is a file, the other a folder",
+                "Give the model that was hardened as --base",
             )
         if isinstance(original, Checkpoint):
             found = verify_checkpoint(hardened, original, adapter=adapter, progress=progress)

@@ -110,7 +110,7 @@ def separation_of(layer: int, positive: Float32, negative: Float32) -> tuple[Flo
     difference = high.mean(axis=0) - low.mean(axis=0)
     if not np.isfinite(difference).all():
         raise UnsupportedModelError(
-            f"what layer {layer} writes is not a number for every prompt",
+            f"layer {layer} writes values that are not finite numbers",
             "The weights may be damaged; download the model again",
         )
     norm = float(np.linalg.norm(difference))

@@ -96,13 +96,13 @@ def read_adapter(file: GgufFile) -> list[RankOneEdit]:
                 if (stacked or rank > 1) and not (row.any() and column.any()):
                     continue
                 try:
-                    # Numbers that are none are refused below, without a word of numpy's before it.
+                    # Values that are not finite are refused below, without a word of numpy's before it.
                     with np.errstate(all="ignore"):
                         row = row * (scale / np.float32(rank) if alpha else scale)
                     column = np.ascontiguousarray(column)
                     edits.append(RankOneEdit(tensor, column, row, number if stacked else None))
                 except ValueError:
-                    raise ModelFileError(f"{name} holds numbers that are none, for {tensor}") from None
+                    raise ModelFileError(f"{name} holds values that are not finite, for {tensor}") from None
     return edits
 
 

@@ -89,7 +89,7 @@ def declare(
     if numbers > MAX_ARRAY_ELEMENTS:
         raise UnsupportedModelError(
             f"the {len(edits)} edits hold {numbers} numbers, and a file can declare {MAX_ARRAY_ELEMENTS}",
-            "Edit fewer matrices: the conditional method leaves many experts alone",
+            "Use --method conditional, which edits fewer experts",
         )
     outputs: dict[bytes, int] = {}
     vectors: list[Float32] = []

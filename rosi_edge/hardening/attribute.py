@@ -312,7 +312,7 @@ def _check_not_harmful(benign: Sequence[Mapping[Part, PromptSet]]) -> None:
                     raise PromptSetError(
                         f"the request {printable(text, 60)!r} is harmful, and {prompts.source} asks for it "
                         "to be answered",
-                        "Remove it: an attribute can add declining, never take it away",
+                        "Remove it: an attribute may only add refusals",
                     )
 
 

@@ -78,8 +78,8 @@ class HardenOptions:
             )
         if self.rounding == "requantize" and self.promotion not in (AUTO, NEVER):
             raise RosiEdgeError(
-                "--promote is for what grid rounding cannot deliver; requantization keeps the types",
-                "Leave --promote or --rounding requantize out",
+                "--promote works with --rounding grid only",
+                "Leave one of them out",
             )
         if self.conditional.storage is not None:
             check_storage(self.conditional.storage)

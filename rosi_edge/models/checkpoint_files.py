@@ -82,7 +82,7 @@ def shards(path: Path) -> tuple[str, ...]:
         # transformers would run the single file, whatever the index says.
         raise ModelFileError(
             f"{path} holds two models: {SINGLE}, and the files that {INDEX} names",
-            "Take the one away that does not belong there",
+            "Remove the one that does not belong there",
         )
     if (path / INDEX).is_file():
         table = json_object(path / INDEX).get("weight_map")

@@ -43,7 +43,7 @@ def seconds(text: str | float) -> float:
             raise ValueError(f"{text!r} is no duration; write 90s, 5m or 1h")
         number = sum(float(value) * _UNITS[unit] for value, unit in parts)
     if not 0 < number < 1e7:
-        raise ValueError(f"{text!r} is no length of time to wait")
+        raise ValueError(f"{text!r} is not a time")
     return number
 
 

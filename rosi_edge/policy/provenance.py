@@ -178,7 +178,7 @@ def read_manifest(path: Path) -> Manifest:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise RosiEdgeError(
-            f"{path.name} is no in-toto statement with SLSA provenance ({where}: {first['msg']})",
+            f"{path.name} is not an in-toto statement with SLSA provenance ({where}: {first['msg']})",
             "Give the file that rosi-edge wrote beside the model",
         ) from None
 

@@ -51,7 +51,7 @@ def read_importance(path: Path) -> dict[str, Float32]:
             f"{path} cannot be read ({error.strerror or error})", "Check the path"
         ) from error
     if not found:
-        raise ModelFileError(f"{path.name} holds no importance of any tensor", _REMEDY)
+        raise ModelFileError(f"{path.name} covers no tensor", _REMEDY)
     return found
 
 
@@ -78,7 +78,7 @@ def importance_for(path: Path, matrices: Iterable[WriteMatrix]) -> Mapping[str, 
             )
         found[matrix.name] = known[matrix.name]
     if not found:
-        raise UnsupportedModelError(f"{path.name} says nothing of any write matrix of this model", _REMEDY)
+        raise UnsupportedModelError(f"{path.name} covers none of this model's write matrices", _REMEDY)
     return found
 
 
@@ -86,7 +86,7 @@ def _read_gguf(path: Path) -> dict[str, Float32]:
     found: dict[str, Float32] = {}
     with GgufFile.open(path) as file:
         if file.text("general.type") != "imatrix":
-            raise ModelFileError(f"{path.name} is no importance matrix", _REMEDY)
+            raise ModelFileError(f"{path.name} is not an importance matrix", _REMEDY)
         for key in file.tensors:
             if not key.endswith(".in_sum2"):
                 continue
@@ -109,7 +109,7 @@ def _read_binary(path: Path, data: bytes) -> dict[str, Float32]:
     def number() -> int:
         nonlocal position
         if position + 4 > len(data):
-            raise ModelFileError(f"{path.name} is truncated, or no importance matrix", _REMEDY)
+            raise ModelFileError(f"{path.name} is truncated, or not an importance matrix", _REMEDY)
         position += 4
         return int(struct.unpack_from("<i", data, position - 4)[0])
 
@@ -117,7 +117,7 @@ def _read_binary(path: Path, data: bytes) -> dict[str, Float32]:
     for _ in range(number()):
         length = number()
         if not 0 < length <= _LONGEST_NAME or position + length > len(data):
-            raise ModelFileError(f"{path.name} is truncated, or no importance matrix", _REMEDY)
+            raise ModelFileError(f"{path.name} is truncated, or not an importance matrix", _REMEDY)
         name = data[position : position + length].decode("utf-8", "replace")
         position += length
         calls, values = number(), number()

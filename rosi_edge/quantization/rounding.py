@@ -95,7 +95,7 @@ class Requantize:
         if known.shape[-1] != columns or index >= len(known):
             raise UnsupportedModelError(
                 f"the importance matrix holds {known.shape[-1]} columns for {name}, which has {columns}",
-                "Give the importance matrix of this very model",
+                "Give the importance matrix of this model",
             )
         columns_matter: Float32 = known[index]
         return columns_matter

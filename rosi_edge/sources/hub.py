@@ -118,7 +118,7 @@ def _hub_error(repository: str, error: Exception) -> FetchError:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if "GatedRepoError" in kinds:
         return FetchError(
-            f"{repository} is only for those who accepted its terms",
+            f"{repository} asks for its terms to be accepted",
             "Accept them on its page and log in with hf auth login",
         )
     if "RepositoryNotFoundError" in kinds:

@@ -332,7 +332,7 @@ def test_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ("error", "reason"),
     [
         ("RepositoryNotFoundError", "does not exist on the hub, or is private"),
-        ("GatedRepoError", "accepted its terms"),
+        ("GatedRepoError", "asks for its terms to be accepted"),
         ("ConnectionError", "could not be fetched: line one. Check the network"),
     ],
 )

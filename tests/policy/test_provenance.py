@@ -127,7 +127,7 @@ def test_written_beside_the_file_and_read_back(pair: tuple[Path, Path]) -> None:
 def test_what_is_no_manifest(tmp_path: Path, text: str) -> None:
     path = tmp_path / "m.json"
     path.write_text(text)
-    with pytest.raises(RosiEdgeError, match="no in-toto statement"):
+    with pytest.raises(RosiEdgeError, match="not an in-toto statement"):
         read_manifest(path)
     with pytest.raises(RosiEdgeError, match="cannot be read"):
         read_manifest(tmp_path / "none")

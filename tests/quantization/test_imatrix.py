@@ -66,7 +66,7 @@ def test_what_is_no_importance_matrix(tmp_path: Path) -> None:
         read_importance(tmp_path / "nothing")
     with pytest.raises(ModelFileError, match="cannot be read"):
         read_importance(tmp_path)
-    with pytest.raises(ModelFileError, match="no importance matrix"):
+    with pytest.raises(ModelFileError, match="not an importance matrix"):
         read_importance(modern(tmp_path / "a.gguf", {}, {}, kind="model"))
     with pytest.raises(ModelFileError, match="damaged at"):
         read_importance(old(tmp_path / "m.dat", {"a.weight": (1, [float("nan")])}))
@@ -100,7 +100,7 @@ def test_it_has_to_be_of_the_model(tmp_path: Path, tiny_model: Path) -> None:
     assert list(importance_for(path, matrices)) == [first.name]
     for sums, word in (
         ({first.name: np.ones((1, first.shape[1] - 1))}, f"columns for {first.name}"),
-        ({"other.weight": np.ones((1, 8))}, "says nothing of any write matrix"),
+        ({"other.weight": np.ones((1, 8))}, "covers none of this model's write matrices"),
     ):
         path = modern(tmp_path / "m.gguf", sums, {name: [1.0] for name in sums})
         with pytest.raises(UnsupportedModelError, match=word):
@@ -125,7 +125,7 @@ def test_important_columns_are_rounded_better(kind: T) -> None:
     else:
         plain = Requantize({"other": importance[None]}).round("w", kind, data, weights, nothing)
         np.testing.assert_array_equal(plain.reshape(-1), quantize(weights, kind))
-    with pytest.raises(UnsupportedModelError, match="of this very model"):
+    with pytest.raises(UnsupportedModelError, match="importance matrix of this model"):
         Requantize({"w": importance[None, :100]}).round("w", kind, data, weights, nothing)
-    with pytest.raises(UnsupportedModelError, match="of this very model"):
+    with pytest.raises(UnsupportedModelError, match="importance matrix of this model"):
         Requantize({"w": importance[None]}).round("w[1]", kind, data, weights, nothing)

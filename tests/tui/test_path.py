@@ -23,7 +23,7 @@ from rosi_edge_tui.widgets.point_slider import PointSlider
 from textual.widgets import DataTable, Input
 
 Play = Callable[..., Wizard]
-OUTPUT = Path("models/qwen2.5-coder-0.5b-instruct-q4_k_m-hardened.gguf")
+OUTPUT = Path("qwen2.5-coder-0.5b-instruct-q4_k_m-hardened.gguf")
 
 
 def test_enter_alone_hardens_a_model(play: Play, library: FakeLibrary) -> None:
@@ -345,7 +345,7 @@ def test_a_file_that_is_not_hardened_is_kept_only_if_asked_for(
     async def script(driver: Driver) -> None:
         await driver.to(Step.BAKE)
         await driver.press("enter")
-        await driver.until(lambda: driver.shows("over-refusing", "Keep the file all the same"))
+        await driver.until(lambda: driver.shows("over-refusing", "Keep the file anyway"))
         await driver.press(*(["shift+tab"] if keep else []), "enter")
         await driver.at(Step.REPORT)
         assert driver.shows("✗ over-refusing", "compliance fell. Use a smaller --alpha.")
@@ -561,14 +561,14 @@ def test_another_model_is_not_written_over_the_first(play: Play, library: FakeLi
     async def script(driver: Driver) -> None:
         await driver.to(Step.REPORT)
         await another_model(driver, way, "other.gguf")
-        assert driver.wizard.screen.query_one("#output", Input).value == "models/other-hardened.gguf"
+        assert driver.wizard.screen.query_one("#output", Input).value == "other-hardened.gguf"
         OUTPUT.write_bytes(b"the first")
         await driver.press("enter")
         await driver.at(Step.REPORT)
 
     play(script)
     assert OUTPUT.read_bytes() == b"the first"
-    assert Path("models/other-hardened.gguf").exists()
+    assert Path("other-hardened.gguf").exists()
 
 
 def test_a_name_that_was_typed_stays_with_its_model(play: Play, library: FakeLibrary) -> None:

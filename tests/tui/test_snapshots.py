@@ -151,7 +151,7 @@ def test_screen(
         assert snap_compare(still, terminal_size=size, run_before=before(still, library, SCRIPTS[name]))
     finally:
         library.gate.open()
-        still.close()
+        still.journey.close()
 
 
 @pytest.mark.parametrize("name", ["searched", "report"])
@@ -163,7 +163,7 @@ def test_light(snap_compare: Any, still: Wizard, library: FakeLibrary, name: str
     try:
         assert snap_compare(still, terminal_size=SMALL, run_before=before(still, library, lit))
     finally:
-        still.close()
+        still.journey.close()
 
 
 def test_picture_for_the_readme(still: Wizard, library: FakeLibrary, request: pytest.FixtureRequest) -> None:
@@ -180,7 +180,7 @@ def test_picture_for_the_readme(still: Wizard, library: FakeLibrary, request: py
     try:
         asyncio.run(run())
     finally:
-        still.close()
+        still.journey.close()
     if request.config.getoption("--snapshot-update"):
         PICTURE.write_text(pictures[0], "utf-8")
     assert PICTURE.read_text("utf-8") == pictures[0]

@@ -248,6 +248,9 @@ def test_from_start_to_report_on_a_tiny_model(terminal: Terminal, tmp_path: Path
 @pytest.mark.timeout(1500)
 def test_from_start_to_report_on_the_demo_model(terminal: Terminal, demo_model: Path, tmp_path: Path) -> None:
     """About a minute and a half on two cores with nothing else to do."""
-    output = harden(terminal, tmp_path, demo_model, 14, seconds=300)
+    # A new file goes beside the model: not into the cache.
+    model = tmp_path / demo_model.name
+    model.symlink_to(demo_model)
+    output = harden(terminal, tmp_path, model, 14, seconds=300)
     assert inspect(output).hardened is not None
     assert (tmp_path / f"{output.stem}-report" / "report.json").exists()

@@ -193,7 +193,7 @@ class BakePane(StepPane):
                 Question(
                     f"The verdict is: {verdict.status.replace('_', '-')}",
                     f"{verdict.reason}. {verdict.advice}.",
-                    yes="Keep the file all the same",
+                    yes="Keep the file anyway",
                     no="Do not keep it",
                     default=False,
                 ),

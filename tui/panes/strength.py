@@ -81,8 +81,8 @@ class StrengthPane(StepPane):
         if point is None:
             return (
                 f"! No setting kept benign compliance at {session.found.floor:.1%} or above. Allow less in "
-                "the advanced settings (F5) and search again, choose a point with the arrow keys, or continue: "
-                "the report will say so."
+                "the advanced settings (F5) and search again, choose a point with the arrow keys, or "
+                "continue: the report will say so."
             )
         return f"{point.words}\n{point.describe()}"
 

@@ -26,7 +26,7 @@ class Advanced(ModalScreen[Choices | None]):
     """Gives back changed choices, or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        ("escape", "leave", "Leave as it was"),
+        ("escape", "leave", "Cancel"),
         ("f5", "accept", "Accept"),
     ]
 
@@ -43,7 +43,7 @@ class Advanced(ModalScreen[Choices | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog") as dialog:
             dialog.border_title = "Advanced settings"
-            dialog.border_subtitle = "Tab next · F5 accept · Esc leave as it was"
+            dialog.border_subtitle = "Tab next · F5 accept · Esc cancel"
             with VerticalScroll(can_focus=False):
                 for title, names in GROUPS.items():
                     yield Plain(title, classes="caption")
@@ -53,7 +53,7 @@ class Advanced(ModalScreen[Choices | None]):
             yield Problem()
             with Horizontal(classes="buttons"):
                 yield Button("Accept", id="accept", compact=True, variant="primary")
-                yield Button("Leave as it was", id="leave", compact=True)
+                yield Button("Cancel", id="leave", compact=True)
 
     def _row(self, name: str) -> Iterator[Widget]:
         parameter = option(name)

@@ -11,12 +11,15 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Markdown
 
+from rosi_edge.commands.harden_help import WORDS
+
 from ..steps import Step
 
 
 def help_text(step: Step) -> str:
     """The section of this step, then the sections for all."""
-    text = files("rosi_edge_tui").joinpath("help.md").read_text("utf-8")
+    words = "\n".join(f"- **{word}**: {meaning}" for word, meaning in WORDS.items())
+    text = files("rosi_edge_tui").joinpath("help.md").read_text("utf-8").replace("{words}", words)
     sections = {part.split("\n", 1)[0].strip(): part for part in text.split("\n## ")[1:]}
     titles = {other.title for other in Step}
     rest = [part for title, part in sections.items() if title not in titles]

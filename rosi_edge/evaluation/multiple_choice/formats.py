@@ -130,7 +130,7 @@ def _hellaswag(row: Row, subject: str, place: str) -> Question:
         # The second part is the beginning of the sentence that the endings go on with.
         second = row.get("ctx_b") or ""
         if not isinstance(second, str):
-            raise RowError("has a ctx_b that is no text", "Write it as a text")
+            raise RowError("has a ctx_b that is not text", "Write it as a text")
         context = _text(row["ctx_a"], "ctx_a") + " " + second.capitalize()
     else:
         context = _text(row.get("ctx"), "ctx")

@@ -119,11 +119,11 @@ def _hub_error(repository: str, error: Exception) -> FetchError:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if "GatedRepoError" in kinds:
         return FetchError(
-            f"{repository} is only for those who accepted its terms",
+            f"{repository} asks for its terms to be accepted",
             "Accept them on its page and log in with hf auth login",
         )
     if "RepositoryNotFoundError" in kinds:
-        return FetchError(f"{repository} is no data set on the hub, or is private", "Check its name")
+        return FetchError(f"{repository} is not a data set on the hub, or is private", "Check its name")
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return FetchError(
         f"{repository} could not be fetched: {lines[0].rstrip('.')}",
