@@ -11,6 +11,7 @@ from typing import Any
 import gguf
 from pydantic import BaseModel, ConfigDict, field_serializer
 
+from rosi_edge.basics.extras import NOT_TRIED, llama_cpp_is_installed
 from rosi_edge.basics.progress import SILENT, Progress
 from rosi_edge.basics.text import encodable, printable
 from rosi_edge.errors import RosiEdgeError, UnsupportedModelError
@@ -138,6 +139,7 @@ def inspect(
 def _inspect(gguf_file: Weights, digest: str | None) -> Inspection:
     architecture = _soft_text(gguf_file, "general.architecture")
     reasons: list[str] = []
+    warnings: list[str] = []
     matrices: list[WriteMatrix] = []
     blocks: int | None = None
     hidden: int | None = None
@@ -152,12 +154,14 @@ def _inspect(gguf_file: Weights, digest: str | None) -> Inspection:
         except UnsupportedModelError as error:
             reasons.append(error.message)
         reasons += _reasons(matrices)
-        if not reasons and isinstance(gguf_file, GgufFile) and (against := objection(gguf_file)):
-            reasons.append(f"llama.cpp cannot load it: {against.reason}")
+        if not reasons and isinstance(gguf_file, GgufFile):
+            if not llama_cpp_is_installed():
+                warnings.append(NOT_TRIED)
+            elif against := objection(gguf_file):
+                reasons.append(f"llama.cpp cannot load it: {against.reason}")
         if not template:
             reasons.append(NO_TEMPLATE)
     hardened = own_metadata(gguf_file)
-    warnings = []
     if hardened:
         warnings.append("this file has been hardened before")
     return Inspection(

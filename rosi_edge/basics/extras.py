@@ -1,4 +1,7 @@
-"""What is installed beside the tool: everything that only checks files works without any of it."""
+"""What may be left out of an installation: whatever only looks at files works without it.
+
+``hub`` and ``torch`` are asked for where they are used.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,21 @@ from typing import Literal
 
 from rosi_edge.errors import RosiEdgeError
 
-Extra = Literal["run", "tui", "hub", "torch"]
+Extra = Literal["run", "tui"]
 
 _RUN = ("llama_cpp", "optuna", "scipy", "matplotlib")
 _MODULES: dict[Extra, tuple[str, ...]] = {
     "run": _RUN,
     "tui": (*_RUN, "textual", "textual_plot"),
-    "hub": ("huggingface_hub", "pyarrow"),
-    "torch": ("torch", "transformers"),
 }
 """By the extras of pyproject.toml."""
 
 
 class MissingExtraError(RosiEdgeError):
     """Something is asked for that needs packages which are not installed."""
+
+
+NOT_TRIED = "whether llama.cpp loads it was not tried: llama-cpp-python is not installed"
 
 
 def llama_cpp_is_installed() -> bool:

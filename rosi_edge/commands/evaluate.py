@@ -8,6 +8,7 @@ from typing import Any
 import click
 from rich.table import Table
 
+from rosi_edge.basics.extras import require
 from rosi_edge.commands.arguments import PATH
 from rosi_edge.commands.options import (
     engine_options,
@@ -87,6 +88,7 @@ def evaluate(
 
     Results are kept: after Ctrl-C, the same command goes on where it stopped.
     """
+    require("run", "eval")
     from rosi_edge.evaluation.run import EvaluateOptions, Named
     from rosi_edge.evaluation.run import evaluate as run
     from rosi_edge.evaluation.suites import SuiteChoices, open_suites

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
+from rosi_edge.basics.extras import require
 from rosi_edge.commands.arguments import PATH
 from rosi_edge.commands.options import (
     elicit_option,
@@ -46,6 +47,7 @@ def extract(
     **runtime: Any,
 ) -> None:
     """Measure the refusal direction of every layer and write it as a control vector."""
+    require("run", "extract")
     import json
     from dataclasses import asdict
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from rosi_edge.basics.extras import require
 from rosi_edge.commands.arguments import PATH, Auto, Duration, Strength
 from rosi_edge.commands.default_output import free_output
 from rosi_edge.commands.harden_help import GroupedCommand
@@ -111,6 +112,7 @@ def harden(
 
     Your own requests are split by the tool: some find the edit, some choose it, the rest measure it.
     """
+    require("run", "hardening")
     # The flags that only steer the run are read by hardening_options.
     from rosi_edge.baking.inputs import SharedFactors
     from rosi_edge.basics.cache import cache_folder

@@ -6,8 +6,10 @@ import json
 from typing import Any
 
 import click
+from pydantic import TypeAdapter
 from rich.table import Table
 
+from rosi_edge.basics.extras import require
 from rosi_edge.commands.arguments import Sizes
 from rosi_edge.commands.options import engine_options, runtime_flags
 from rosi_edge.commands.output import estimate_text, progress_bar, show
@@ -35,9 +37,8 @@ def calibration(
     Draws samples of several sizes; shows how much their directions agree and what the same edit made from
     each does to refusal, by first answer tokens at equal divergence.
     """
+    require("run", "study")
     from dataclasses import replace
-
-    from pydantic_core import to_jsonable_python
 
     from rosi_edge.evaluation.judges.keyword import KeywordJudge
     from rosi_edge.hardening.engines import HELD
@@ -69,7 +70,7 @@ def calibration(
                 progress=progress,
             )
     if as_json:
-        click.echo(json.dumps(to_jsonable_python(found), indent=2))
+        click.echo(TypeAdapter(type(found)).dump_json(found, indent=2).decode())
         return
     table = Table(
         "prompts of each set",
@@ -97,9 +98,8 @@ def directions(model: str, most: int, as_json: bool, **runtime: Any) -> None:
     Adds the directions of the hazard categories that stand out most, one by one; shows by category how often
     harmful requests open with a refusal, at equal divergence.
     """
+    require("run", "study")
     from dataclasses import replace
-
-    from pydantic_core import to_jsonable_python
 
     from rosi_edge.evaluation.judges.keyword import KeywordJudge
     from rosi_edge.hardening.engines import HELD
@@ -134,7 +134,8 @@ def directions(model: str, most: int, as_json: bool, **runtime: Any) -> None:
                 progress=progress,
             )
     if as_json:
-        click.echo(json.dumps({**to_jsonable_python(found), "best": found.best}, indent=2))
+        values = TypeAdapter(type(found)).dump_python(found)
+        click.echo(json.dumps({**values, "best": found.best}, indent=2))
         return
     columns = [found.original, *found.results]
     heads = ["original", *(f"{number} direction{'s' * (number > 1)}" for number in range(1, len(columns)))]

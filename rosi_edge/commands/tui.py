@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from rosi_edge.basics.extras import require
 from rosi_edge.errors import RosiEdgeError
 
 
@@ -17,6 +18,7 @@ def tui(model: str) -> None:
     # A browser (`textual serve`) brings a driver of its own instead of a terminal.
     if not os.environ.get("TEXTUAL_DRIVER") and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise RosiEdgeError("the wizard needs a terminal", "Run it in one, or use rosi-edge harden")
+    require("tui", "the wizard")
     from rosi_edge_tui.app import run
 
     written, code = run(model)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from rosi_edge import __version__
+from rosi_edge.basics.extras import require
 from rosi_edge.basics.progress import SILENT, Progress
 from rosi_edge.errors import FAULT, ModelFileError, RosiEdgeError, UnsupportedModelError
 from rosi_edge.models.gguf_file import GgufFile
@@ -206,6 +207,7 @@ class _Run:
 
         start = time.monotonic()
         try:
+            require("run", "measuring behaviour")
             measured = measure(
                 Named(self._model.reference, self._model.path),
                 Named(self._base.reference, self._base.path) if self._base else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -11,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import OptunaError, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
 
 from rosi_edge.edits.keys import Form
 from rosi_edge.edits.profile import Profile, Setting
@@ -105,21 +104,16 @@ def check_storage(url: str) -> None:
 
 
 def shown_storage(url: str) -> str:
-    """The address of a storage as it may be shown: without its password.
-
-    Raises:
-        RosiEdgeError: it is no address.
-    """
-    with _storage_errors(url, None):
-        return make_url(url).render_as_string(hide_password=True)
+    """The address of a storage as it may be shown: without its password."""
+    return re.sub(r"(://[^:/]*:).*@", r"\1***@", url)
 
 
 @contextmanager
 def _storage_errors(url: str | None, folder: Path | None) -> Iterator[None]:
     try:
         yield
-    except (ValueError, ImportError, OSError, OptunaError, SQLAlchemyError) as error:
-        # The address is left out: it may hold a password.
+    except Exception as error:
+        # Optuna's errors, or those of the database behind it. The address is left out: it may hold a password.
         reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
         if url is None:
             raise RosiEdgeError(

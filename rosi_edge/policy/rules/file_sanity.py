@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from rosi_edge.basics.extras import NOT_TRIED, llama_cpp_is_installed
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.not_a_model import not_a_model
 from rosi_edge.models.trial import objection
@@ -45,12 +46,15 @@ class FileSanity:
                 "Get the file from its maker again: padding is zero, so something was put there",
                 bytes_in_gaps=used,
             )
-        if against := objection(subject.file):
+        tried = llama_cpp_is_installed()
+        if tried and (against := objection(subject.file)):
             return failed(f"llama.cpp cannot load it: {against.reason}", against.advice)
         return passed(
-            f"{len(subject.file.tensors)} tensors, nothing but padding beside them",
+            f"{len(subject.file.tensors)} tensors, nothing but padding beside them"
+            + ("" if tried else f"; {NOT_TRIED}"),
             tensors=len(subject.file.tensors),
             largest_gap=gap,
+            llama_cpp_tried=tried,
         )
 
 
