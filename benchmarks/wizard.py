@@ -18,7 +18,6 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -253,8 +252,6 @@ def play(model: Path, folder: Path, script: Callable[[Player], Awaitable[None]])
 
 def main() -> None:
     model = resolve(sys.argv[1] if len(sys.argv) > 1 else "demo").absolute()
-    # As the wizard does: it cannot be started any more once the application has the terminal.
-    resource_tracker.ensure_running()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as name, working_in(Path(name)):
         watch, player = play(model, Path(name), Player.harden)

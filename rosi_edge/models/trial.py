@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 import os
-import signal
 import tempfile
-import traceback
 from collections import Counter
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
+from rosi_edge.basics.child import start
 from rosi_edge.basics.text import printable
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.gguf_header import MetadataArray
@@ -46,8 +41,6 @@ class _Heard:
     loaded: bool = False
 
     def take(self, kind: str, text: str) -> None:
-        if kind == "failure":
-            raise RuntimeError(f"the process that tries the file failed:\n{text}")
         if kind == "loaded":
             self.loaded = True
         elif kind == "tensor":
@@ -93,58 +86,28 @@ def _listed(names: list[str], before: str = "") -> str:
 
 def _listen(path: Path) -> _Heard:
     heard = _Heard()
-    context = _processes()
-    ours, theirs = context.Pipe(duplex=False)
-    with tempfile.TemporaryDirectory(prefix="rosi-edge-") as folder, ours:
-        last_words = Path(folder) / "last-words"
-        last_words.touch()
-        process = context.Process(target=_child, args=(theirs, path, last_words), daemon=True)
-        process.start()
-        theirs.close()
-        try:
-            # Bytes and no objects: whatever the file does to the child, it cannot hand over a pickle.
-            while ours.poll(_PATIENCE):
-                kind, _, text = ours.recv_bytes().decode("utf-8", "replace").partition(" ")
-                heard.take(kind, text)
-            heard.errors.insert(0, f"llama.cpp has been reading it for {_PATIENCE:.0f} seconds")
-        except EOFError:
-            process.join(5)
-            if process.exitcode:
-                heard.loaded = False
-                lines = last_words.read_text("utf-8", "replace").strip().splitlines()
-                heard.errors.insert(
-                    0, lines[-1] if lines else f"llama.cpp crashes on it ({process.exitcode})"
-                )
-        finally:
-            process.kill()
-            process.join()
+    with tempfile.TemporaryFile(prefix="rosi-edge-") as last_words:
+        process, connection = start("rosi_edge.native.trial", output=last_words, defaults={})
+        with connection:
+            try:
+                connection.send_bytes(os.fsencode(path))
+                # Bytes and no objects: whatever the file does to the child, it cannot hand over a pickle.
+                while connection.poll(_PATIENCE):
+                    kind, _, text = connection.recv_bytes().decode("utf-8", "replace").partition(" ")
+                    heard.take(kind, text)
+                heard.errors.insert(0, f"llama.cpp has been reading it for {_PATIENCE:.0f} seconds")
+                return heard
+            except (EOFError, BrokenPipeError, ConnectionResetError):
+                process.wait()
+            finally:
+                process.kill()
+                process.wait()
+        last_words.seek(0)
+        lines = last_words.read().decode("utf-8", "replace").strip().splitlines()
+    if process.returncode == 1:
+        # So Python ends. llama.cpp aborts.
+        raise RuntimeError("\n".join(["the process that tries the file failed:", *lines]))
+    if process.returncode:
+        heard.loaded = False
+        heard.errors.insert(0, lines[-1] if lines else f"llama.cpp crashes on it ({process.returncode})")
     return heard
-
-
-def _processes() -> Any:
-    """A way to start processes; where processes can fork, one that has loaded llama.cpp only once."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rosi_edge.models.trial", "rosi_edge.native.trial"])
-    return context
-
-
-def _child(connection: Connection, path: Path, last_words: Path) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    descriptor = os.open(last_words, os.O_WRONLY | os.O_APPEND)
-    os.dup2(descriptor, 2)
-    os.dup2(descriptor, 1)
-    from rosi_edge.native.trial import try_loading
-
-    def say(kind: str, text: str) -> None:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            connection.send_bytes(f"{kind} {text}".encode())
-
-    try:
-        try_loading(path, say)
-    except Exception:
-        say("failure", traceback.format_exc())
-    connection.close()
-    # Nothing is tidied up: what llama.cpp frees here has been made by a file that nobody trusts.
-    os._exit(0)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+from rosi_edge.basics.child import pipe_to_parent
+
+if __name__ == "__main__" and (package := importlib.util.find_spec("llama_cpp")):
+    # Its bindings and nothing else: importing the whole package, numpy and Jinja with it, is most of the time
+    # that a trial takes.
+    sys.modules["llama_cpp"] = ModuleType("llama_cpp")
+    sys.modules["llama_cpp"].__path__ = list(package.submodule_search_locations or ())
 
 # No backtraces through a debugger when ggml aborts: the one line that matters is written before.
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 
-import llama_cpp
+from llama_cpp import llama_cpp
 
 _WARNING = 3
 _LOADING = "loading tensor "
@@ -55,3 +67,20 @@ def try_loading(path: Path, say: Callable[[str, str], object]) -> None:
     settings.n_threads = settings.n_threads_batch = 1
     if llama_cpp.llama_init_from_model(model, settings):
         say("loaded", "")
+
+
+def main() -> None:
+    """The child's part of ``rosi_edge.models.trial``."""
+    connection = pipe_to_parent()
+
+    def say(kind: str, text: str) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.send_bytes(f"{kind} {text}".encode())
+
+    try_loading(Path(os.fsdecode(connection.recv_bytes())), say)
+    # Nothing is tidied up: what llama.cpp frees here has been made by a file that nobody trusts.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

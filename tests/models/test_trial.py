@@ -199,6 +199,30 @@ def test_a_trial_that_takes_too_long_is_an_objection(base: Path, monkeypatch: py
     assert against is not None and "seconds" in against.reason
 
 
+def test_a_trial_in_a_plain_script(base: Path, tmp_path: Path) -> None:
+    """No ``if __name__ == "__main__":``."""
+    script = tmp_path / "plain.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\nfrom rosi_edge.inspection import inspect\n"
+        "print(inspect(Path(sys.argv[1])).architecture)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script), str(base)], capture_output=True, text=True, timeout=120
+    )
+    assert (done.stdout, done.stderr) == ("llama\n", "")
+
+
+def test_a_trial_that_cannot_run_says_nothing_of_the_file(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho No module named rosi_edge\nexit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with GgufFile.open(base) as file, pytest.raises(RuntimeError, match="No module named rosi_edge"):
+        objection(file)
+
+
 @pytest.mark.long
 def test_llama_cpp_agrees_on_random_changes(base: Path, tmp_path: Path) -> None:
     """Settings dropped, stored in another type or with another value: both answer alike."""
