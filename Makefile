@@ -12,7 +12,7 @@ $(STAMP): pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	@echo "Installing; llama-cpp-python is built from source, which takes about five minutes the first time."
-	$(BIN)/python -m pip install --quiet --editable ".[hub]" --group dev
+	$(BIN)/python -m pip install --quiet --editable ".[tui,hub]" --group dev
 	@touch $(STAMP)
 
 # --force: the demo ends with a file whatever the verdict; exit code 1 is a finding, which the verdict explains.

@@ -113,7 +113,7 @@ def _storage_errors(url: str | None, folder: Path | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # Optuna's errors, or those of the database behind it. The address is left out: it may hold a password.
+        # Optuna's, or those of the database behind it. The address is left out: it may hold a password.
         reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
         if url is None:
             raise RosiEdgeError(
