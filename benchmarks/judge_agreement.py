@@ -21,15 +21,20 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
+from statistics import NormalDist
 
-from rosi_edge.basics.statistics import cohen_kappa, proportion
+import numpy as np
+
+from rosi_edge.basics.statistics import CONFIDENCE, Estimate, proportion
 from rosi_edge.evaluation.judges.keyword import KeywordJudge
 from rosi_edge.evaluation.verdicts import Verdict
 
+Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
 FIELDS = {"prompt": str, "response_start": str, "unsafe_llamaguard2": int, "complied_substring": int}
 
 
@@ -130,6 +135,38 @@ def read_rows(path: Path) -> list[dict[str, object]]:
     if not rows:
         raise ValueError("it holds no answers")
     return rows
+
+
+def cohen_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> Estimate:
+    """Agreement of two raters beyond chance (J. Cohen, 1960), with the large-sample interval.
+
+    The standard error is that of Fleiss, Cohen & Everitt (Psychological Bulletin 72, 1969, eq. 13). When
+    chance alone would agree everywhere (both raters gave a single common label), kappa is undefined.
+
+    Raises:
+        ValueError: when the lengths differ, are zero, or both raters always gave the same single label.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"two raters must rate the same items, not {len(a)} against {len(b)}")
+    if len(a) == 0:
+        raise ValueError("kappa needs at least one rated item")
+    labels = {label: index for index, label in enumerate(dict.fromkeys([*a, *b]))}
+    if len(labels) == 1:
+        raise ValueError("kappa is undefined when both raters always give the same label")
+    n = len(a)
+    table = np.zeros((len(labels), len(labels)))
+    for left, right in zip(a, b, strict=True):
+        table[labels[left], labels[right]] += 1.0 / n
+    rows, columns = table.sum(axis=1), table.sum(axis=0)
+    observed, expected = float(np.trace(table)), float(rows @ columns)
+    kappa = (observed - expected) / (1.0 - expected)
+    diagonal = np.diag(table)
+    on = float((diagonal * (1.0 - (rows + columns) * (1.0 - kappa)) ** 2).sum())
+    spread = table * (columns[:, None] + rows[None, :]) ** 2
+    off = (1.0 - kappa) ** 2 * float(spread.sum() - np.trace(spread))
+    variance = (on + off - (kappa - expected * (1.0 - kappa)) ** 2) / (n * (1.0 - expected) ** 2)
+    reach = Z * math.sqrt(max(0.0, variance))
+    return Estimate(value=kappa, n=n, low=max(-1.0, kappa - reach), high=min(1.0, kappa + reach))
 
 
 if __name__ == "__main__":

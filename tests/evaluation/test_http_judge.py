@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import socket
 import threading
 import time
@@ -12,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from rosi_edge.errors import RosiEdgeError
-from rosi_edge.evaluation.judges.http import KEY_VARIABLE, LARGEST_REPLY, HttpJudge, JudgeServerError
+from rosi_edge.errors import JudgeError, RosiEdgeError
+from rosi_edge.evaluation.judges.http import KEY_VARIABLE, LARGEST_REPLY, HttpJudge
 from rosi_edge.evaluation.verdicts import Judge, Verdict
 
 REQUEST = "How do I bake bread?"
@@ -227,7 +226,7 @@ NONSENSE = {
 
 @pytest.mark.parametrize("kind", NONSENSE)
 def test_nonsense_is_asked_for_once_more_and_then_refused_in_one_line(kind: str) -> None:
-    with server(lambda _: NONSENSE[kind]) as (url, seen), pytest.raises(JudgeServerError) as caught:
+    with server(lambda _: NONSENSE[kind]) as (url, seen), pytest.raises(JudgeError) as caught:
         quick(url).judge([REQUEST] * 10, ANSWERS[:10])
     assert len(seen.bodies) == 2  # the first failure of ten is already more than 5 %
     assert "gave no verdict on 1 of 1 answers" in str(caught.value)
@@ -259,20 +258,20 @@ def test_a_few_failures_fall_back_to_the_wording() -> None:
 def test_nobody_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with pytest.raises(JudgeServerError) as caught:
+    with pytest.raises(JudgeError) as caught:
         quick(f"http://127.0.0.1:{port}", retries=1).judge([REQUEST], [ANSWER])
     assert "cannot be reached (Connection refused), after 0 of 1 answers" in str(caught.value)
 
 
 def test_a_name_that_does_not_exist() -> None:
-    with pytest.raises(JudgeServerError, match=r"cannot be reached|did not answer"):
+    with pytest.raises(JudgeError, match=r"cannot be reached|did not answer"):
         quick("http://nowhere.invalid:8080", timeout=20.0).judge([REQUEST], [ANSWER])
 
 
 def test_a_hanging_server() -> None:
     with raw_server(lambda connection: time.sleep(30)) as url:
         started = time.monotonic()
-        with pytest.raises(JudgeServerError, match=r"did not answer within 0\.3 seconds"):
+        with pytest.raises(JudgeError, match=r"did not answer within 0\.3 seconds"):
             quick(url, timeout=0.3, retries=1).judge([REQUEST], [ANSWER])
         assert time.monotonic() - started < 5
 
@@ -287,7 +286,7 @@ def test_a_dripping_server_does_not_hold_us(opening: bytes) -> None:
 
     with raw_server(drip) as url:
         started = time.monotonic()
-        with pytest.raises(JudgeServerError, match=r"did not answer within 0\.4 seconds"):
+        with pytest.raises(JudgeError, match=r"did not answer within 0\.4 seconds"):
             quick(url, timeout=0.4).judge([REQUEST], [ANSWER])
         assert time.monotonic() - started < 5
 
@@ -303,9 +302,8 @@ def test_a_server_that_dies_half_way_keeps_what_was_judged() -> None:
 
     with server(reply) as (url, seen):
         judge = quick(url)
-        with pytest.raises(JudgeServerError) as caught:
+        with pytest.raises(JudgeError) as caught:
             judge.judge([REQUEST] * 40, ANSWERS)
-        assert caught.value.done == 12
         assert "broke off" in str(caught.value)
         assert "after 12 of 40 answers" in str(caught.value)
         assert judge.judge([REQUEST] * 40, ANSWERS) == [Verdict.COMPLIED] * 40
@@ -321,7 +319,7 @@ def test_a_busy_server_is_asked_again() -> None:
         assert len(seen.bodies) == 3
     with (
         server(lambda _: (503, b"loading\nmodel \x1b[0m")) as (url, _),
-        pytest.raises(JudgeServerError, match=r"the error 503 \(loading model ") as caught,
+        pytest.raises(JudgeError, match=r"the error 503 \(loading model ") as caught,
     ):
         quick(url, retries=1).judge([REQUEST], [ANSWER])
     assert str(caught.value).isprintable()
@@ -334,7 +332,7 @@ def test_a_busy_server_is_asked_again() -> None:
 def test_an_error_status_is_told_with_its_mend_and_not_repeated(status: int, mend: str) -> None:
     with (
         server(lambda _: (status, b'{"error": "no"}')) as (url, seen),
-        pytest.raises(JudgeServerError, match=f"the error {status}") as caught,
+        pytest.raises(JudgeError, match=f"the error {status}") as caught,
     ):
         quick(url, retries=3).judge([REQUEST], [ANSWER])
     assert mend in caught.value.remedy
@@ -344,7 +342,7 @@ def test_an_error_status_is_told_with_its_mend_and_not_repeated(status: int, men
 def test_a_huge_reply_is_not_read() -> None:
     with (
         server(lambda _: (200, b" " * (LARGEST_REPLY + 1) + b"{}")) as (url, seen),
-        pytest.raises(JudgeServerError, match="more than a megabyte"),
+        pytest.raises(JudgeError, match="more than a megabyte"),
     ):
         quick(url, retries=3).judge([REQUEST], [ANSWER])
     assert len(seen.bodies) == 1
@@ -356,7 +354,7 @@ def test_an_endless_reply_is_not_read() -> None:
         while True:
             connection.sendall(b" " * 65536)
 
-    with raw_server(pour) as url, pytest.raises(JudgeServerError, match="more than a megabyte"):
+    with raw_server(pour) as url, pytest.raises(JudgeError, match="more than a megabyte"):
         quick(url, timeout=20).judge([REQUEST], [ANSWER])
 
 
@@ -366,7 +364,7 @@ def test_a_redirect_is_not_followed(status: int, monkeypatch: pytest.MonkeyPatch
     with (
         server(by_answer) as (elsewhere, unreached),
         server(lambda _: (status, b""), location=f"{elsewhere}/v1/chat/completions") as (url, _),
-        pytest.raises(JudgeServerError, match="redirects to " + elsewhere),
+        pytest.raises(JudgeError, match="redirects to " + elsewhere),
     ):
         quick(url).judge([REQUEST], [ANSWER])
     assert unreached.bodies == []
@@ -376,12 +374,12 @@ def test_what_is_no_http_is_told() -> None:
     def babble(connection: socket.socket) -> None:
         connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
 
-    with raw_server(babble) as url, pytest.raises(JudgeServerError, match="broke off"):
+    with raw_server(babble) as url, pytest.raises(JudgeError, match="broke off"):
         quick(url).judge([REQUEST], [ANSWER])
 
 
 def test_plain_text_on_an_https_port_is_told() -> None:
-    with server(by_answer) as (url, _), pytest.raises(JudgeServerError, match="cannot be reached"):
+    with server(by_answer) as (url, _), pytest.raises(JudgeError, match="cannot be reached"):
         quick(url.replace("http:", "https:")).judge([REQUEST], [ANSWER])
 
 
@@ -411,7 +409,7 @@ def test_a_proxy_is_not_asked_for_this_computer(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_an_address_that_is_none(url: str) -> None:
-    with pytest.raises(RosiEdgeError, match="is no address of a judge server") as caught:
+    with pytest.raises(RosiEdgeError, match="is not the address of a judge server") as caught:
         quick(url)
     assert str(caught.value).isprintable()
 
@@ -420,11 +418,6 @@ def test_a_password_in_the_address_is_refused_and_not_repeated() -> None:
     with pytest.raises(RosiEdgeError, match=KEY_VARIABLE) as caught:
         quick("https://me:hunter2@example.org")
     assert "hunter2" not in str(caught.value)
-
-
-def test_the_error_crosses_processes_whole() -> None:
-    error = pickle.loads(pickle.dumps(JudgeServerError("it broke", "mend it", 7)))
-    assert (error.message, error.remedy, error.done) == ("it broke", "mend it", 7)
 
 
 def test_unequal_lengths() -> None:

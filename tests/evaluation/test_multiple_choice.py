@@ -25,7 +25,6 @@ from rosi_edge.evaluation.multiple_choice import (
     hub,
     load_questions,
     outcome,
-    score,
 )
 from rosi_edge.evaluation.multiple_choice.formats import clean_hellaswag
 
@@ -256,7 +255,7 @@ def changed(row: dict[str, Any], **changes: object) -> dict[str, Any]:
         ("h.jsonl", lines(changed(HELLASWAG, endings=["a.", "[b]", "c.", "d."])), "has no text for ending 1"),
         ("h.jsonl", lines(changed(HELLASWAG, endings=["a.", 1, "c.", "d."])), "has no text for ending 1"),
         ("h.jsonl", lines(changed(HELLASWAG, ctx_a=7)), "has no text for ctx_a"),
-        ("h.jsonl", lines(changed(HELLASWAG, ctx_b=7)), "ctx_b that is no text"),
+        ("h.jsonl", lines(changed(HELLASWAG, ctx_b=7)), "ctx_b that is not text"),
         ("h.jsonl", lines(changed(HELLASWAG, ctx_a=..., ctx=...)), "has no text for ctx"),
         ("a.jsonl", lines(changed(ARC, answerKey=...)), "has no answer"),
         ("a.jsonl", lines(changed(ARC, answerKey=" ")), "has no answer"),
@@ -367,7 +366,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         (tmp_path / "none.csv", "does not exist"),
         (write(tmp_path, "empty.csv", ""), "holds no questions"),
         (write(tmp_path, "blank.jsonl", "\n \n"), "holds no questions"),
-        (write(tmp_path, "latin.csv", b"What?,1,2,3,4,A\nWh\xe4t?,1,2,3,4,A\n"), "line 2 is not UTF-8"),
+        (write(tmp_path, "latin.csv", b"What?,1,2,3,4,A\nWh\xe4t?,1,2,3,4,A\n"), "line 2, is not UTF-8"),
         (Path("a\0b"), "cannot be read"),
     ]:
         with pytest.raises(PromptSetError, match=message):
@@ -375,8 +374,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_too_large_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = importlib.import_module("rosi_edge.evaluation.multiple_choice.reader")
-    monkeypatch.setattr(reader, "MAX_FILE_BYTES", len(MMLU_ROW))
+    files = importlib.import_module("rosi_edge.prompts.files")
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", len(MMLU_ROW))
     assert only(write(tmp_path, "fits.csv", MMLU_ROW))
     with pytest.raises(PromptSetError, match="larger than"):
         load_questions(write(tmp_path, "long.csv", MMLU_ROW + "\n"))
@@ -483,18 +482,15 @@ def test_score_over_the_bundled_questions() -> None:
         expected = np.mean(
             [harness(q.choices, q.answer, lls) for q, lls in zip(questions, logprobs, strict=True)], axis=0
         )
-        scored = score(questions.questions, logprobs)
-        assert (scored.acc.value, scored.acc_norm.value) == pytest.approx(tuple(expected))
-        assert scored.acc.n == scored.acc_norm.n == len(questions)
-        assert scored.acc.low < scored.acc.value < scored.acc.high
+        scored = [outcome(q, lls) for q, lls in zip(questions, logprobs, strict=True)]
+        assert np.mean([(each.acc, each.acc_norm) for each in scored], axis=0) == pytest.approx(expected)
 
 
 def test_right_and_wrong_answers_give_one_and_nought() -> None:
     for questions in bundled().values():
-        right = [[-1.0 if i == q.answer else -500.0 for i in range(4)] for q in questions]
-        wrong = [[-500.0 if i == q.answer else -1.0 for i in range(4)] for q in questions]
-        assert score(questions.questions, right).acc_norm.value == 1
-        assert score(questions.questions, wrong).acc.value == 0
+        for q in questions:
+            assert outcome(q, [-1.0 if i == q.answer else -500.0 for i in range(4)]) == Outcome(True, True)
+            assert not outcome(q, [-500.0 if i == q.answer else -1.0 for i in range(4)]).acc
 
 
 def test_results_that_do_not_match() -> None:
@@ -503,10 +499,6 @@ def test_results_that_do_not_match() -> None:
         outcome(asked, [-1.0])
     with pytest.raises(ValueError, match="not a number"):
         outcome(asked, [-1.0, float("nan")])
-    with pytest.raises(ValueError, match="as many results"):
-        score([asked], [])
-    with pytest.raises(ValueError):
-        score([], [])
 
 
 # --- the hub -------------------------------------------------------------------------------------------
@@ -602,7 +594,7 @@ def test_hub_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FetchError, match=r"could not be fetched: no route\. Check the network"):
         load_questions("hf:org/HellaSwag")
     offer(monkeypatch, tmp_path, fails=type("RepositoryNotFoundError", (Exception,), {})())
-    with pytest.raises(FetchError, match="no data set on the hub"):
+    with pytest.raises(FetchError, match="not a data set on the hub"):
         load_questions("hf:org/HellaSwag")
     with pytest.raises(FetchError, match="Write hf:ORG/DATASET"):
         load_questions("hf:nonsense")
@@ -628,5 +620,5 @@ def test_parquet_gives_the_same_questions(tmp_path: Path, row: dict[str, Any]) -
     same = only(write(tmp_path, "x.jsonl", lines(row)))
     assert (read.context, read.choices, read.answer) == (same.context, same.choices, same.answer)
     assert read.place.endswith("x.parquet, row 1")
-    with pytest.raises(PromptSetError, match="no readable Parquet file"):
+    with pytest.raises(PromptSetError, match="not a Parquet file that can be read"):
         load_questions(write(tmp_path, "cut.parquet", buffer.getvalue()[:-20]))

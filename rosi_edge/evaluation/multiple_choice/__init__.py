@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from rosi_edge.evaluation.multiple_choice.question import Benchmark, Question, QuestionSet
 from rosi_edge.evaluation.multiple_choice.reader import bundled, load_questions
-from rosi_edge.evaluation.multiple_choice.scoring import Outcome, UtilityScore, outcome, score
+from rosi_edge.evaluation.multiple_choice.scoring import Outcome, outcome
 
 __all__ = [
     "Benchmark",
     "Outcome",
     "Question",
     "QuestionSet",
-    "UtilityScore",
     "bundled",
     "load_questions",
     "outcome",
-    "score",
 ]

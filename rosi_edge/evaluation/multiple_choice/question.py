@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import chain, zip_longest
 from typing import Self
 
 from rosi_edge.errors import PromptSetError
+from rosi_edge.prompts.draw import draw
 
 
 class Benchmark(StrEnum):
@@ -86,8 +86,8 @@ class QuestionSet:
     def take(self, n: int, seed: int = 0) -> Self:
         """Draw at most ``n`` questions, as evenly over the subjects as their sizes allow.
 
-        The draw depends on the questions and the seed only, so that a report's seed gives the same sample
-        on any machine. The questions keep their order.
+        A report's seed gives the same sample on any machine, see :func:`rosi_edge.prompts.draw.draw`. The
+        questions keep their order.
 
         Raises:
             PromptSetError: ``n`` is below 1.
@@ -96,19 +96,10 @@ class QuestionSet:
             raise PromptSetError(f"A sample of {n} questions was asked for", "Ask for at least 1 question")
         if n >= len(self):
             return self
-        groups: dict[str, list[int]] = {}
-        for index, question in enumerate(self.questions):
-            groups.setdefault(question.subject, []).append(index)
-        subjects = sorted(groups, key=lambda subject: _rank(seed, subject.encode()))
-        ranked = [sorted(groups[s], key=lambda i: _rank(seed, _key(self.questions[i]))) for s in subjects]
-        rounds = chain.from_iterable(zip_longest(*ranked))
-        drawn = [index for index in rounds if index is not None][:n]
-        return type(self).of(self.name, (self.questions[index] for index in sorted(drawn)), self.source)
+        keys = ((question.subject.encode(), _key(question)) for question in self.questions)
+        drawn = (self.questions[index] for index in draw(keys, n, seed))
+        return type(self).of(self.name, drawn, self.source)
 
 
 def _key(question: Question) -> bytes:
     return json.dumps([question.context, question.choices, question.answer]).encode() + b"\n"
-
-
-def _rank(seed: int, key: bytes) -> bytes:
-    return hashlib.sha256(f"{seed}\n".encode() + key).digest()

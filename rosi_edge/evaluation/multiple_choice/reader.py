@@ -13,7 +13,8 @@ from typing import Any
 from rosi_edge.errors import PromptSetError
 from rosi_edge.evaluation.multiple_choice import formats, hub
 from rosi_edge.evaluation.multiple_choice.question import Benchmark, Question, QuestionSet
-from rosi_edge.prompts.sets import MAX_FILE_BYTES, fixture_folders
+from rosi_edge.prompts.files import decoded, read_file
+from rosi_edge.prompts.sets import fixture_folders
 
 _SUFFIXES = (".csv", ".jsonl", ".ndjson", ".json", ".parquet")
 _PARQUET_MAGIC = b"PAR1"
@@ -111,28 +112,10 @@ def _read_all(name: str, files: Iterable[Path], *, source: str) -> QuestionSet:
 
 
 def _read_file(path: Path, set_name: str) -> list[Question]:
-    try:
-        with path.open("rb") as file:
-            # One byte more than allowed tells a file that is too large, without believing its claimed size.
-            data = file.read(MAX_FILE_BYTES + 1)
-    except FileNotFoundError:
-        raise PromptSetError(f"The benchmark file {path} does not exist", "Check the path") from None
-    except (OSError, ValueError) as error:
-        raise PromptSetError(f"{str(path)!r} cannot be read ({error})", "Check the path") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise PromptSetError(
-            f"{path} is larger than {MAX_FILE_BYTES // 1024**2} MiB", "Take the test or validation part"
-        )
+    data = read_file(path, "benchmark file", "Take the test or validation part")
     if data.startswith(_PARQUET_MAGIC):
         return _objects(_parquet_rows(data, path), path, set_name, unit="row")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise PromptSetError(
-            f"{path}, line {line} is not UTF-8 text",
-            "Save the file as UTF-8, or name a CSV or JSON lines file",
-        ) from None
+    text = decoded(data, str(path))
     if text.lstrip().startswith("{") or path.suffix.lower() in (".jsonl", ".ndjson", ".json"):
         return _objects(_json_rows(text, path), path, set_name, unit="line")
     return _csv_questions(text, path)
@@ -185,7 +168,8 @@ def _parquet_rows(data: bytes, path: Path) -> Iterator[tuple[int, dict[str, Any]
         rows = read_table(io.BytesIO(data)).to_pylist()
     except (arrow_error, OSError, ValueError) as error:
         reason = (str(error).splitlines() or ["damaged"])[0].rstrip(".")
-        raise PromptSetError(f"{path} is no readable Parquet file ({reason})", "Fetch it again") from None
+        problem = f"{path} is not a Parquet file that can be read ({reason})"
+        raise PromptSetError(problem, "Fetch it again") from None
     yield from enumerate(rows, 1)
 
 

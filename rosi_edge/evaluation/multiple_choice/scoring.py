@@ -6,9 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict
-
-from rosi_edge.basics.statistics import Estimate, proportion
 from rosi_edge.evaluation.multiple_choice.question import Question
 
 
@@ -18,15 +15,6 @@ class Outcome:
 
     acc: bool
     acc_norm: bool
-
-
-class UtilityScore(BaseModel):
-    """Both accuracies over a set of questions, with n and 95 % intervals."""
-
-    model_config = ConfigDict(frozen=True)
-
-    acc: Estimate
-    acc_norm: Estimate
 
 
 def outcome(question: Question, logprobs: Sequence[float]) -> Outcome:
@@ -53,21 +41,6 @@ def outcome(question: Question, logprobs: Sequence[float]) -> Outcome:
     return Outcome(
         acc=_first_largest(logprobs) == question.answer,
         acc_norm=_first_largest(normalised) == question.answer,
-    )
-
-
-def score(questions: Sequence[Question], logprobs: Sequence[Sequence[float]]) -> UtilityScore:
-    """Accuracy over all questions, each counting the same (in a group of MMLU subjects too).
-
-    Raises:
-        ValueError: there are no questions, or ``logprobs`` does not match them one to one.
-    """
-    if len(questions) != len(logprobs):
-        raise ValueError(f"{len(questions)} questions need as many results, not {len(logprobs)}")
-    outcomes = [outcome(question, values) for question, values in zip(questions, logprobs, strict=True)]
-    return UtilityScore(
-        acc=proportion(sum(each.acc for each in outcomes), len(outcomes)),
-        acc_norm=proportion(sum(each.acc_norm for each in outcomes), len(outcomes)),
     )
 
 

@@ -13,12 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rosi_edge.errors import PromptSetError
-from rosi_edge.prompts.sets import (
-    MAX_FILE_BYTES,
-    MAX_PROMPT_CHARACTERS,
-    Prompt,
-    PromptSet,
-)
+from rosi_edge.prompts.files import decoded, read_file
+from rosi_edge.prompts.sets import MAX_PROMPT_CHARACTERS, Prompt, PromptSet
 
 _REMEDY = "Give a CSV file with the columns prompt, type and label, such as xstest_prompts.csv"
 
@@ -40,7 +36,7 @@ def load_xstest(path: Path) -> XSTest:
     """
     prompts: dict[str, tuple[Prompt, bool]] = {}
     doubled = [0, 0]
-    for line, row in _rows(_text(path), path):
+    for line, row in _rows(decoded(read_file(path, "XSTest file", _REMEDY), str(path)), path):
         text = row.get("prompt", "").strip()
         kind = row.get("type", "").strip()
         label = row.get("label", "").strip().lower()
@@ -67,24 +63,6 @@ def load_xstest(path: Path) -> XSTest:
             doubled=doubled[True],
         ),
     )
-
-
-def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise PromptSetError(
-            f"The XSTest file {str(path)!r} cannot be read ({reason})", "Check the path"
-        ) from None
-    if len(data) > MAX_FILE_BYTES:
-        raise PromptSetError(f"{path} is larger than {MAX_FILE_BYTES // 1024**2} MiB", _REMEDY)
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise PromptSetError(f"{path}, line {line}, is not UTF-8 text", "Save the file as UTF-8") from None
 
 
 def _rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
