@@ -354,7 +354,7 @@ def test_many_prompts_in_one_part_ask_for_more_than_there_are() -> None:
 @pytest.mark.parametrize("part", Part)
 def test_bundled_set_is_its_file(kind: Kind, part: Part) -> None:
     found = bundled(kind, part)
-    path = Path(prompts.__file__).parents[1] / "fixtures" / "prompts" / f"{kind}_{part}.jsonl"
+    path = Path(prompts.__file__).parents[2] / "fixtures" / "prompts" / f"{kind}_{part}.jsonl"
     assert found.prompts == load_prompts(path).prompts
     assert (found.name, found.source) == (f"{kind}_{part}", f"bundled:{kind}_{part}.jsonl")
 

@@ -192,7 +192,7 @@ def fixture_folders() -> Iterator[Traversable]:
     # Suppressed: a checkout that was never installed, or was installed before it had this package.
     with suppress(ImportError, OSError):
         yield files("rosi_edge_fixtures")
-    yield Path(__file__).resolve().parent.parent / "fixtures"
+    yield Path(__file__).resolve().parents[2] / "fixtures"
 
 
 def _normalised(text: str) -> str:
