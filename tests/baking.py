@@ -14,6 +14,7 @@ from rosi_edge.baking.settings import BakeSettings
 from rosi_edge.basics.arrays import Float32
 from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.models.architectures import write_matrices
+from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.quantization.grid_rounding import GridRounding, input_factor
 
@@ -76,6 +77,11 @@ def baked(
         file,
         target,
         wanted,
-        BakeSettings(rounding=rounding(wanted), probes=probes(wanted), declared=declared),
+        BakeSettings(
+            rounding=rounding(wanted),
+            probes=probes(wanted),
+            declared=declared,
+            metadata={"rosi.source.sha256": sha256_of_model(file)},
+        ),
     )
     return target

@@ -7,6 +7,7 @@ are two hashes: of the bytes it came from and of the bytes it has. A few hundred
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,15 @@ MOST_CORRECTION: Final = 0.25
 
 _FORMAT: Final = 1
 _BLANK_HASH: Final = "0" * 64
+_HASH: Final = re.compile("[0-9a-f]{64}")
+KEYS: Final = frozenset(
+    PREFIX + key
+    for key in (
+        *("format", "rounding", "tensors", "tensor_of", "output_of", "outputs", "inputs", "asked_inputs"),
+        *("expert_of", "base_sha256", "sha256", "aims", "rescaled"),
+    )
+)
+"""Every key of a declaration."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +160,8 @@ def read_declaration(file: GgufFile) -> Declaration | None:
     names = _strings(file, "tensors")
     base, new = _strings(file, "base_sha256"), _strings(file, "sha256")
     if not names or len(set(names)) != len(names) or not len(names) == len(base) == len(new):
+        raise _contradiction(file)
+    if not all(_HASH.fullmatch(each) and each != _BLANK_HASH for each in (*base, *new)):
         raise _contradiction(file)
     tensors = tuple(DeclaredTensor(*entry) for entry in zip(names, base, new, strict=True))
     edits = tuple(_edits(file, names))

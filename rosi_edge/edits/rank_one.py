@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rosi_edge.basics.arrays import Float32
 from rosi_edge.models.weights import matrix_name
 
 
-def same_edits(declared: Sequence[RankOneEdit], given: Sequence[RankOneEdit]) -> str | None:
-    """What tells a file's edits from an adapter's; None for nothing. An adapter may be written for another
-    scale than the weights, so lengths are left out."""
+def same_edits(
+    declared: Sequence[RankOneEdit], given: Sequence[RankOneEdit], gains: Mapping[str, float] | None = None
+) -> str | None:
+    """What tells a file's edits from an adapter's; None for nothing.
+
+    Args:
+        gains: by what the outputs of an adapter's edits are multiplied (``write_directions.adapter_gains``).
+    """
     mine, theirs = (
         by_matrix([edit for edit in edits if edit.output.any() and edit.input.any()])
         for edits in (declared, given)
@@ -23,14 +30,24 @@ def same_edits(declared: Sequence[RankOneEdit], given: Sequence[RankOneEdit]) ->
     for name, edits in mine.items():
         others = theirs[name]
         if len(edits) != len(others) or not all(
-            _cosine(edit.output, other.output) * _cosine(edit.input, other.input) > 1 - 1e-5
+            cosine(edit.output, other.output) * cosine(edit.input, other.input) > 1 - 1e-5
             for edit, other in zip(edits, others, strict=True)
         ):
             return f"the adapter's edit of {name} is another than the file's"
+        for edit, other in zip(edits, others, strict=True):
+            strength = _length(other) / _length(edit) / abs((gains or {}).get(edit.tensor, 1.0))
+            if not abs(strength - 1) <= _SAME_STRENGTH:
+                return f"the adapter's edit of {name} has {strength:.0%} of the strength of the file's"
     return None
 
 
-def _cosine(one: Float32, other: Float32) -> float:
+def _length(edit: RankOneEdit) -> float:
+    output, inward = edit.output.astype(np.float64), edit.input.astype(np.float64)
+    return float(np.linalg.norm(output)) * float(np.linalg.norm(inward))
+
+
+def cosine(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
+    """Between two vectors; 0 where one is nothing."""
     if one.shape != other.shape:
         return 0.0
     # The squares of the largest numbers of single precision are none of them.
@@ -41,6 +58,9 @@ def _cosine(one: Float32, other: Float32) -> float:
 
 MOST_DIRECTIONS = 8
 """Edits of one matrix, at most: more is no longer an edit but a training."""
+
+
+_SAME_STRENGTH = 0.01
 
 
 @dataclass(frozen=True)

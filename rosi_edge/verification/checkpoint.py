@@ -77,7 +77,7 @@ class _Verifier(Findings):
         if sha256_of_bytes(np.fromfile(self._folder / EDITS, dtype=np.uint8)) != facts.edits_sha256:
             self.fail("edit", f"{EDITS} was changed after it was written")
         if given is not None:
-            self._compare_with_adapter([edit for its in edits.values() for edit in its], given)
+            self._compare_with_adapter([edit for its in edits.values() for edit in its], given, {})
         self._check_source(model)  # First: of another base nothing else is as it should be.
         self._check_other_files()
         edited = {tensor.name for tensor in facts.tensors}

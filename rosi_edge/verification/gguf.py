@@ -34,7 +34,9 @@ from rosi_edge.edits.declaration import (
     read_declaration,
 )
 from rosi_edge.edits.rank_one import RankOneEdit
+from rosi_edge.edits.write_directions import adapter_gains
 from rosi_edge.errors import RosiEdgeError
+from rosi_edge.models.architectures import write_matrices
 from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.gguf_header import align
@@ -42,7 +44,7 @@ from rosi_edge.models.layout import runs, tensor_table
 from rosi_edge.models.seal import OWN_PREFIX, SEAL_KEY
 from rosi_edge.models.weights import matrix_name
 from rosi_edge.verification.matrix import DEVIATIONS, LEAST_ALONG, MOST_ALONG, EditedMatrix, Edits
-from rosi_edge.verification.own import changed_since, seal_problem
+from rosi_edge.verification.own import changed_since, seal_problem, stowaway
 from rosi_edge.verification.result import Findings, Verification
 
 _STEP = 1 << 22
@@ -149,7 +151,8 @@ class _Verifier(Findings):
             tensors = tuple(DeclaredTensor(name, "", "") for name in names)
             given, count = tuple(self._given), len(self._given)
             return Declaration("", tensors, given, (1.0,) * count, given, (False,) * count)
-        self._compare_with_adapter(declared.edits, self._given)
+        gains = adapter_gains(self._base, write_matrices(self._base))
+        self._compare_with_adapter(declared.edits, self._given, gains)
         return declared
 
     # --- everything but the edited tensors -------------------------------------------------------------
@@ -179,6 +182,8 @@ class _Verifier(Findings):
                     self.fail("metadata", f"the metadata key {key} was added")
             if list(mine) != list(theirs) and set(mine) == set(theirs):
                 self.fail("metadata", "the metadata keys have another order")
+        if problem := stowaway(file):
+            self.fail("metadata", problem)
         self._passed("metadata")
 
     def _check_tables(self, file: GgufFile, edited: Collection[str]) -> bool:
@@ -252,6 +257,9 @@ class _Verifier(Findings):
     def _check_source(self, file: GgufFile) -> None:
         expected = file.metadata.get(f"{OWN_PREFIX}source.sha256")
         if not isinstance(expected, str) or not expected:
+            # An adapter that stands in for a declaration knows of no source.
+            if self._rounding:
+                self.fail("source", "it does not say which file it was made from")
             return
         if sha256_of_model(self._base, self._progress) != expected:
             self.fail(
@@ -264,6 +272,10 @@ class _Verifier(Findings):
 
     def _check_edited(self, file: GgufFile, declaration: Declaration) -> None:
         edits: dict[str, dict[int, Edits]] = {}
+        written = {matrix.name for matrix in write_matrices(self._base)}
+        if other := sorted({edit.tensor for edit in declaration.edits} - written):
+            self.fail("edit", f"{other[0]} is edited, which does not write to the residual stream")
+            return
         for edit, asked in zip(declaration.edits, declaration.asked, strict=True):
             if not near(edit, asked):
                 self.fail("edit", f"{edit.matrix} was asked to hold another edit than the declared one")
@@ -280,6 +292,10 @@ class _Verifier(Findings):
             edits[edit.tensor][edit.expert or 0] = ((*its, edit), aim, rescaled)
         if declaration.rounding == "requantize":
             self._notes.append("the edited tensors were quantized again, so their scales moved as well")
+        if any(map(_own, self._base.fields)):
+            self._notes.append(
+                "the base was hardened before, so a direction that was taken out may be missed"
+            )
         if count := len(
             {edit.matrix for edit, new in zip(declaration.asked, declaration.rescaled, strict=True) if new}
         ):
@@ -315,7 +331,7 @@ class _Verifier(Findings):
                         "edit", f"{matrix_name(name, number)} differs, though no edit of it is declared"
                     )
                 continue
-            check = found.check()
+            check = found.check(again=any(map(_own, self._base.fields)))
             self._tensors.append(check)
             for problem in check.problems:
                 self.fail("edit", f"{check.name} {problem}")

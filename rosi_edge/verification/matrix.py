@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rosi_edge.basics.arrays import Bytes, Codes, Float32
-from rosi_edge.edits.rank_one import RankOneEdit
+from rosi_edge.edits.rank_one import RankOneEdit, cosine
 from rosi_edge.errors import UnsupportedModelError
 from rosi_edge.models.checkpoint import Checkpoint
 from rosi_edge.models.gguf_file import GgufFile
@@ -20,8 +20,10 @@ from rosi_edge.quantization.grid import grid_of, supported_grids
 from rosi_edge.quantization.grid_rounding import REACH
 from rosi_edge.quantization.grids.base import Grid
 from rosi_edge.quantization.grids.floats import FloatGrid
+from rosi_edge.quantization.promotion import AUTO, types_to_try
 from rosi_edge.quantization.spanning_grid import spanning_grid
 from rosi_edge.verification.result import Scales, TensorCheck
+from rosi_edge.verification.structure import Remainder, Structure
 
 _CHUNK_VALUES = 1 << 21
 _FURTHEST = REACH + 0.51
@@ -29,6 +31,15 @@ _FURTHEST = REACH + 0.51
 _ROUNDING_NOISE = 1.0
 """Root mean square of what rounding leaves, in steps, at most. A code chosen at random among the nearest two
 leaves 0.58, and making good others' errors adds to that."""
+_MOST_REMOVED = 0.15
+"""Share of a direction that what rounding leaves may take out of a matrix, beyond chance."""
+_MOST_OUTSIDE = 6.0
+"""Leading singular value of what rounding leaves, beyond functions of the declared outputs, in edges of a
+random matrix."""
+_MOST_NOISE = 1.6
+"""What rounding without a grid leaves, in parts of what the quantizer leaves of the same weights."""
+_REMOVES = 0.9
+"""Cosine between an edit's input and −Wᵀu from which on the edit takes u out of W."""
 LEAST_ALONG, MOST_ALONG = 0.1, 1.5
 """The change's share along the edit. Rounding that follows inputs brings the whole push on these inputs with
 changes that need not be along the edit everywhere: 0.4 and more was measured on real tensors."""
@@ -86,6 +97,8 @@ class EditedMatrix:
         self._largest: float | None = None
         self._squares = self._counted = 0.0
         self._along = self._wanted = self._spread = 0.0
+        self._remainder = Remainder(self._rows, self._columns)
+        self._written = [np.zeros(self._columns) for _ in self._edits]
 
     @property
     def stacked(self) -> bool:
@@ -116,7 +129,12 @@ class EditedMatrix:
                 pair.append(file.read_tensor(tensor.name, at, count * row).reshape(count, row))
             yield part, pair[0], pair[1]
 
-    def check(self) -> TensorCheck:
+    def check(self, *, again: bool = False) -> TensorCheck:
+        """
+        Args:
+            again: the base holds an edit already, so that what it writes and what rounding leaves have much
+                in common: whether a direction was taken out cannot be told.
+        """
         assert self._edits
         for part, old, new in self._parts():
             with np.errstate(all="ignore"):
@@ -126,16 +144,33 @@ class EditedMatrix:
             along = self._along / self._wanted
             # By what rounding leaves, if it were independent of the edit.
             noise_along = DEVIATIONS * float(np.sqrt(self._spread)) / self._wanted
-            fits = self.stacked or LEAST_ALONG + noise_along <= along <= MOST_ALONG + noise_along
-            if not self._proven and not fits:
+            least, most = LEAST_ALONG + noise_along, MOST_ALONG + noise_along
+            if self.stacked:
+                # Of one expert, whatever chance cannot explain.
+                least = LEAST_ALONG - noise_along
+            if not self._proven and not least <= along <= most:
                 self._problems.append(f"holds {along:.3f} of the declared edit itself")
         elif self._changed:
             self._problems.append("differs, though the declared edit is nothing")
+        for edit, written in zip(self._edits, self._written, strict=True):
+            if -cosine(edit.input, written) >= _REMOVES:
+                self._problems.append(
+                    "is declared to get an edit that takes a direction out of what it writes, as "
+                    "abliteration does: that is no hardening"
+                )
         noise = float(np.sqrt(self._squares / self._counted)) if self._counted else None
         if noise is not None and not noise <= _ROUNDING_NOISE:
             self._problems.append(
                 f"lies {noise:.2f} steps from the declared edit, more than rounding explains"
             )
+        if self._promoted and not self._may_be_promoted():
+            self._problems.append("has a type that a bake never gives it")
+        structure = None
+        if not self._proven:
+            edits = self._edits
+            structure = self._remainder.structure([e.output for e in edits], [e.input for e in edits])
+        if structure is not None:
+            self._judge(structure, again)
         # A quantizer that chooses scales anew may let outliers go.
         if self._largest is not None and not self._requantized and not self._largest <= _FURTHEST:
             self._problems.append(f"holds a weight that is {self._largest:.1f} steps from the declared edit")
@@ -153,12 +188,29 @@ class EditedMatrix:
             along_edit_by_chance=noise_along,
         )
 
+    def _may_be_promoted(self) -> bool:
+        return not self._requantized and self._new.type in types_to_try(self._old, AUTO)
+
+    def _judge(self, structure: Structure, again: bool) -> None:
+        most = _MOST_REMOVED + structure.removed_by_chance
+        if not (again or structure.removed <= most):
+            self._problems.append(
+                f"takes {structure.removed:.0%} of a direction out of what the matrix writes, or adds it, "
+                "beside the declared edit"
+            )
+        elif not structure.outside <= _MOST_OUTSIDE:
+            self._problems.append(
+                f"holds another edit beside the declared one: what rounding should leave has structure "
+                f"({structure.outside:.1f} times what noise has)"
+            )
+
     def _look(self, part: slice, old: Bytes, new: Bytes) -> None:
         before = dequantize_bytes(old, (len(old), self._columns), self._old.type)
         after = dequantize_bytes(new, (len(new), self._columns), self._new.type)
         wanted = np.zeros_like(before)
-        for edit in self._edits:
+        for edit, written in zip(self._edits, self._written, strict=True):
             wanted += np.outer(edit.output[part], edit.input)
+            written += edit.output[part].astype(np.float64) @ before
         if self._requantized and not self._promoted and self._quantized_again(new, before + wanted):
             # The very bytes that quantizing again gives: there is nothing left to ask.
             self._changed += int(np.count_nonzero(before != after))
@@ -172,17 +224,33 @@ class EditedMatrix:
         finite = np.isfinite(rest)
         rest[~finite] = 0
         self._add_along(np.where(finite, after - before, 0), np.where(finite, wanted, 0), rest)
-        reachable = self._reachable(old, new, before, (before + self._aim * wanted).astype(np.float32))
+        asked = (before + self._aim * wanted).astype(np.float32)
+        beyond = np.where(finite, after - asked, 0)
+        reachable = self._reachable(old, new, before, asked)
         if reachable is None:
+            self._look_without_grid(part, before, beyond, asked)
             return
         nearest, steps = reachable
         usable = np.isfinite(steps) & (steps > 0) & finite
         if np.any(differs & ~usable):
             self._complain("holds weights that no code can change, and that are not the base's")
-        distance = np.divide(np.abs(after - nearest), steps, out=np.zeros_like(rest), where=usable)
+        signed = np.divide(after - nearest, steps, out=np.zeros_like(rest), where=usable)
+        self._remainder.add(part, before, after - nearest, signed)
+        distance = np.abs(signed)
         self._largest = max(self._largest or 0.0, float(distance.max(initial=0)))
         self._squares += float(np.square(distance, dtype=np.float64).sum())
         self._counted += distance.size
+
+    def _look_without_grid(self, part: slice, before: Float32, beyond: Float32, asked: Float32) -> None:
+        """Of codebooks there are no steps; the quantizer says how much noise they leave."""
+        kind = self._new.type
+        again = quantize(asked, kind, np.ones(self._columns, np.float32)).reshape(len(asked), -1)
+        left = dequantize_bytes(again, asked.shape, kind) - asked
+        usual = np.sqrt(np.mean(np.square(left)))
+        step = np.float32(usual) if usual > 0 else np.float32(np.finfo(np.float32).tiny)
+        self._remainder.add(part, before, beyond, beyond / step)
+        if not np.sqrt(np.mean(np.square(beyond / step, dtype=np.float64))) <= _MOST_NOISE:
+            self._complain("lies further from the declared edit than its type explains")
 
     def _add_along(self, change: Float32, wanted: Float32, rest: Float32 | float) -> None:
         self._along += float(np.einsum("rc,rc->", change, wanted, dtype=np.float64))

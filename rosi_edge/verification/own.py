@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from rosi_edge.basics.hashing import sha256_of_bytes
-from rosi_edge.edits.declaration import Declaration, DeclaredTensor
+from rosi_edge.edits.declaration import KEYS, Declaration, DeclaredTensor
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.models.seal import BLANK, SEAL_KEY, seal_of
+from rosi_edge.models.seal import BLANK, OWN_PREFIX, PADDING_KEY, SEAL_KEY, seal_of
+
+_MOST_PADDING = 4096
+"""Characters: less than a block of the file system (``models/rewrite.py``)."""
+_FACTS = (
+    *("version", "method", "strength", "layer", "rounding", "elicited", "edited_tensors", "edits.sha256"),
+    *("source.sha256", "source.file"),
+)
+_OWN_KEYS = KEYS | {SEAL_KEY, PADDING_KEY, *(OWN_PREFIX + fact for fact in _FACTS)}
 
 
 def own_problem(file: GgufFile, declaration: Declaration) -> str | None:
@@ -32,4 +40,17 @@ def seal_problem(file: GgufFile) -> str | None:
     header = file.raw(0, min(file.data_offset, file.size))
     if seal_of(header, field.end) != field.value.encode():
         return "the header was changed after it was sealed"
+    return None
+
+
+def stowaway(file: GgufFile) -> str | None:
+    """What a hardened file's header carries that this tool never writes; None for nothing."""
+    own = [key for key in file.fields if key.startswith(OWN_PREFIX)]
+    if unknown := sorted(set(own) - _OWN_KEYS):
+        return f"the metadata key {unknown[0]} is none that rosi-edge writes"
+    padding = file.metadata.get(PADDING_KEY, "")
+    if not isinstance(padding, str) or padding.strip(" ") or len(padding) >= _MOST_PADDING:
+        return f"the metadata key {PADDING_KEY} holds more than padding"
+    if file.raw(file.tensor_table[1], min(file.data_offset, file.size)).strip(b"\0"):
+        return "the padding before the tensors is not empty"
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -87,8 +87,10 @@ class Findings:
         if self._checks[check] == "not checked":
             self._checks[check] = "passed"
 
-    def _compare_with_adapter(self, declared: Sequence[RankOneEdit], given: Sequence[RankOneEdit]) -> None:
-        problem = same_edits(declared, given)
+    def _compare_with_adapter(
+        self, declared: Sequence[RankOneEdit], given: Sequence[RankOneEdit], gains: Mapping[str, float]
+    ) -> None:
+        problem = same_edits(declared, given, gains)
         if problem is not None:
             self.fail("adapter", problem)
         self._passed("adapter")
