@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rosi_edge.errors import FetchError, RosiEdgeError
 
@@ -20,9 +23,36 @@ def fetch_from_hub(reference: str) -> Path:
     Raises:
         FetchError: the package is missing, or the repository or file is, or cannot be reached.
     """
+    repository, wanted = parse_reference(reference, "model", "QUANT")
+    with hub_package(repository) as huggingface_hub:
+        names = [str(name) for name in huggingface_hub.list_repo_files(repository)]
+        if not wanted and is_checkpoint_repository(names):
+            return Path(huggingface_hub.snapshot_download(repository, allow_patterns=list(CHECKPOINT_FILES)))
+        name = choose_file(repository, names, wanted)
+        return Path(huggingface_hub.hf_hub_download(repository, name))
+
+
+def parse_reference(reference: str, what: str, part: str) -> tuple[str, str]:
+    """``hf:ORG/NAME[:PART]`` as the repository and the part, which may be empty.
+
+    Raises:
+        FetchError: it is written otherwise.
+    """
     repository, _, wanted = reference.removeprefix("hf:").partition(":")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        raise FetchError(f"{reference} is not a model on the hub", "Write hf:ORG/REPO or hf:ORG/REPO:QUANT")
+        raise FetchError(
+            f"{reference} is not a {what} on the hub", f"Write hf:ORG/NAME or hf:ORG/NAME:{part}"
+        )
+    return repository, wanted
+
+
+@contextmanager
+def hub_package(repository: str) -> Iterator[Any]:
+    """The package ``huggingface_hub``, around what is asked of a repository with it.
+
+    Raises:
+        FetchError: the package is missing, or what went wrong, in words.
+    """
     try:
         import huggingface_hub
     except ImportError:
@@ -31,11 +61,7 @@ def fetch_from_hub(reference: str) -> Path:
             "Install it with pip install 'rosi-edge[hub]'",
         ) from None
     try:
-        names = [str(name) for name in huggingface_hub.list_repo_files(repository)]
-        if not wanted and is_checkpoint_repository(names):
-            return Path(huggingface_hub.snapshot_download(repository, allow_patterns=list(CHECKPOINT_FILES)))
-        name = choose_file(repository, names, wanted)
-        return Path(huggingface_hub.hf_hub_download(repository, name))
+        yield huggingface_hub
     except RosiEdgeError:
         raise
     except Exception as error:
@@ -131,5 +157,5 @@ def _hub_error(repository: str, error: Exception) -> FetchError:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return FetchError(
         f"{repository} could not be fetched: {lines[0].rstrip('.')}",
-        "Check the network, or give the path of a model file",
+        "Check the network, or give a path",
     )

@@ -594,9 +594,9 @@ def test_hub_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FetchError, match=r"could not be fetched: no route\. Check the network"):
         load_questions("hf:org/HellaSwag")
     offer(monkeypatch, tmp_path, fails=type("RepositoryNotFoundError", (Exception,), {})())
-    with pytest.raises(FetchError, match="not a data set on the hub"):
+    with pytest.raises(FetchError, match="does not exist on the hub"):
         load_questions("hf:org/HellaSwag")
-    with pytest.raises(FetchError, match="Write hf:ORG/DATASET"):
+    with pytest.raises(FetchError, match="Write hf:ORG/NAME"):
         load_questions("hf:nonsense")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(FetchError, match="pip install"):

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from rosi_edge.errors import FetchError, RosiEdgeError
+from rosi_edge.errors import FetchError
+from rosi_edge.sources.hub import hub_package, parse_reference
 
 _SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson", ".json")
 _SPLITS = {"test": "test", "validation": "validation", "val": "validation", "valid": "validation"}
@@ -21,23 +22,9 @@ def plan(reference: str) -> tuple[str, list[list[str]]]:
         FetchError: the reference is malformed, the package is missing, the repository cannot be listed, or
             holds nothing to read.
     """
-    repository, _, subset = reference.removeprefix("hf:").partition(":")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        raise FetchError(
-            f"{reference} is not a data set on the hub", "Write hf:ORG/DATASET or hf:ORG/DATASET:SUBSET"
-        )
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise FetchError(
-            "fetching from the Hugging Face hub needs the package huggingface_hub",
-            "Install it with pip install 'rosi-edge[hub]'",
-        ) from None
-    try:
+    repository, subset = parse_reference(reference, "data set", "SUBSET")
+    with hub_package(repository) as huggingface_hub:
         names = [str(name) for name in huggingface_hub.list_repo_files(repository, repo_type="dataset")]
-    except Exception as error:
-        # The package's errors come from whichever HTTP library its version uses.
-        raise _hub_error(repository, error) from error
     return repository, choose(repository, names, subset)
 
 
@@ -80,14 +67,8 @@ def download(repository: str, name: str) -> Path:
     Raises:
         FetchError: it cannot be fetched.
     """
-    try:
-        import huggingface_hub
-
+    with hub_package(repository) as huggingface_hub:
         return Path(huggingface_hub.hf_hub_download(repository, name, repo_type="dataset"))
-    except RosiEdgeError:
-        raise
-    except Exception as error:
-        raise _hub_error(repository, error) from error
 
 
 def _split_of(path: PurePosixPath) -> str | None:
@@ -113,19 +94,3 @@ def _one_format(names: list[str]) -> list[str]:
         if found:
             return found
     return names
-
-
-def _hub_error(repository: str, error: Exception) -> FetchError:
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    if "GatedRepoError" in kinds:
-        return FetchError(
-            f"{repository} asks for its terms to be accepted",
-            "Accept them on its page and log in with hf auth login",
-        )
-    if "RepositoryNotFoundError" in kinds:
-        return FetchError(f"{repository} is not a data set on the hub, or is private", "Check its name")
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return FetchError(
-        f"{repository} could not be fetched: {lines[0].rstrip('.')}",
-        "Check the network, or give the path of a file",
-    )
