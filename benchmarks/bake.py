@@ -135,7 +135,6 @@ def demo(
                 sets,
                 KeywordJudge(),
                 max_tokens=session.options.conditional.max_tokens,
-                keep_logprobs=True,
             )
 
         session.calibrate()

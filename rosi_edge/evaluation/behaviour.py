@@ -46,7 +46,7 @@ class Answered:
     """Answers to one prompt set, and what was read at their first tokens.
 
     Attributes:
-        logprobs: of the first answer token, (n, vocabulary); None when they were not asked for.
+        logprobs: of the first answer token, (n, vocabulary);
         kl_first_token: KL(reference ‖ this) a prompt, nats; None without a reference.
     """
 
@@ -65,7 +65,7 @@ class Behaviour:
 
     Attributes:
         first_logprobs: log-probabilities of the first answer token on the harmless prompts, (n, vocabulary);
-            the reference of later KL divergences. None when they were not asked for.
+            the reference of later KL divergences.
         kl_first_token: KL(reference ‖ this) a harmless prompt, nats; None without a reference.
         guarded: what harmful requests get where the other sets are about something else, judged by the
             keyword judge.
@@ -124,7 +124,6 @@ def measure_behaviour(
     *,
     max_tokens: int,
     reference: Float32 | None = None,
-    keep_logprobs: bool = False,
     harmless: Answered | None = None,
     progress: Progress = SILENT,
     title: str = "Asking",
@@ -133,7 +132,6 @@ def measure_behaviour(
 
     Args:
         reference: log-probabilities of the original model, to report the KL divergence from it.
-        keep_logprobs: keep this model's own, to be such a reference.
         harmless: the answers to the harmless prompts, where they have been asked for already.
     """
     asked = [group for group in (*sets.groups, sets.guarded) if group is not None]
@@ -152,7 +150,7 @@ def measure_behaviour(
                 judge,
                 max_tokens=max_tokens,
                 reference=reference,
-                with_logprobs=keep_logprobs or reference is not None,
+                with_logprobs=True,
                 advance=advance,
             )
         harmful = ask_group(engine, sets.harmful, judge, max_tokens=max_tokens, advance=advance).judged
@@ -162,7 +160,7 @@ def measure_behaviour(
         harmful=harmful,
         harmless=harmless.judged,
         sounds_harmful=sounds_harmful,
-        first_logprobs=harmless.logprobs if keep_logprobs else None,
+        first_logprobs=harmless.logprobs,
         kl_first_token=harmless.kl_first_token,
         guarded=guarded,
     )

@@ -200,7 +200,6 @@ def measure_original(
             prompts.reporting,
             judge,
             max_tokens=options.max_tokens,
-            keep_logprobs=True,
             progress=progress,
             title="Original model on the reporting prompts",
         )

@@ -31,7 +31,6 @@ def check_rounding(
         RequestSets(sets.harmful, sets.harmless),
         judge,
         max_tokens=max_tokens,
-        keep_logprobs=True,
         progress=progress,
         title="Hardened file on the choosing prompts",
     )

@@ -201,8 +201,7 @@ def round_codes(
     """
     rows, columns = codes.shape
     # Rows change place with columns: a group of columns is then a few contiguous lines.
-    block = np.arange(columns) // (columns // step.shape[1])
-    steps, inverses = _usable(step.T)
+    steps = _Steps(step.T, columns)
     wanted = np.ascontiguousarray(change.T, dtype=np.float32)
     new = np.array(codes.T, order="C")  # a copy even of a single row
     error = np.zeros((plan.directions.shape[1], rows), dtype=np.float32)
@@ -211,17 +210,17 @@ def round_codes(
         group = plan.order[start:end]
         short = wanted[group]
         moves = plan.gains[start:end] @ error
-        moves *= inverses[block[group]]
+        moves *= steps.inverse(group)
         np.clip(moves, -slack, slack, out=moves)
-        moves += short * inverses[block[group]]
+        moves += short * steps.inverse(group)
         new[group], moves = _nearest(new[group], moves, values)
-        moves *= steps[block[group]]
+        moves *= steps.of(group)
         short -= moves
         error += plan.directions[start:end].T @ short
     if plan.push is not None:
         if output is None:
             output = plan.push @ wanted
-        _complete_push(new, error, codes, steps, block, values, wanted, plan, output)
+        _complete_push(new, error, codes, steps, values, wanted, plan, output)
     return np.ascontiguousarray(new.T)
 
 
@@ -229,8 +228,7 @@ def _complete_push(
     new: Codes,
     error: Float32,
     codes: Codes,
-    steps: Float32,
-    block: npt.NDArray[np.intp],
+    steps: _Steps,
     values: Values,
     wanted: Float32,
     plan: Plan,
@@ -250,7 +248,7 @@ def _complete_push(
     energy = np.einsum("ck,ck->c", plan.directions[:, :-1], plan.directions[:, :-1]) + plan.diagonal
     best = np.argsort(-np.square(push_direction) / energy, kind="stable")[:_CANDIDATES]
     columns = plan.order[best]
-    scale = steps[block[columns]]
+    scale = steps.of(columns)
     directions, lean = plan.directions[best], push_direction[best, None] * output
     energy, diagonal = energy[best, None], plan.diagonal[best, None]
     rows = np.arange(len(output))
@@ -283,12 +281,31 @@ def _complete_push(
         error[:, taken] -= directions[picked].T * move[picked, taken]
 
 
-def _usable(step: Float32) -> tuple[Float32, Float32]:
-    """Steps and their inverses; zero for steps that cannot be used."""
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        inverse = np.float32(1) / step
-        good = np.isfinite(step) & np.isfinite(inverse)
-    return np.where(good, step, np.float32(0)), np.where(good, inverse, np.float32(0))
+class _Steps:
+    """The step of every weight.
+
+    Args:
+        step: (sub-blocks, rows), zero or no number where codes cannot be used.
+        columns: so many, each sub-block as many as another.
+    """
+
+    def __init__(self, step: Float32, columns: int) -> None:
+        self._block = np.arange(columns) // (columns // len(step))
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            inverse = np.float32(1) / step
+            good = np.isfinite(step) & np.isfinite(inverse)
+        self._step, self._inverse = (
+            np.where(good, step, np.float32(0)),
+            np.where(good, inverse, np.float32(0)),
+        )
+
+    def of(self, columns: npt.NDArray[np.intp]) -> Float32:
+        """(columns, rows); zero for steps that cannot be used."""
+        return self._step[self._block[columns]]
+
+    def inverse(self, columns: npt.NDArray[np.intp]) -> Float32:
+        """One over the steps, zero likewise."""
+        return self._inverse[self._block[columns]]
 
 
 def _nearest(codes: Codes, moves: Float32, values: Values) -> tuple[Codes, Float32]:

@@ -40,7 +40,6 @@ class Questions:
             self.judge,
             max_tokens=self.max_tokens,
             reference=original.first_logprobs if original else None,
-            keep_logprobs=True,
             harmless=harmless,
             progress=self.progress,
             title=title,
