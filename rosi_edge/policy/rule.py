@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 from rosi_edge.basics.progress import Progress
 from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile
-from rosi_edge.policy.model import Policy, Severity
+from rosi_edge.policy.model import Policy
 from rosi_edge.policy.result import Status
 
 
@@ -70,14 +70,14 @@ class Rule(Protocol):
 
     Attributes:
         id: stable; never used again for something else.
+        section: of the policy, which says how severe it is.
         title: a few words.
         help: what it means and what to do, for reports.
     """
 
     id: ClassVar[str]
+    section: ClassVar[str]
     title: ClassVar[str]
     help: ClassVar[str]
-
-    def severity(self, policy: Policy) -> Severity: ...
 
     def check(self, subject: Subject) -> Finding: ...

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -109,8 +110,10 @@ class _Run:
         with file:
             self._size = file.total_size
             self._subject = Subject(self._policy, file, progress, base, self._options.manifest)
-            for rule in self._rules:
-                self._static(rule, self._subject)
+            for rule, severity in self._wanted():
+                start = time.monotonic()
+                finding = _guarded(partial(rule.check, self._subject))
+                self._add(rule.id, rule.title, severity, finding, time.monotonic() - start)
             with suppress(ModelFileError):
                 file.check_unchanged()
                 self._behaviour(progress)
@@ -127,9 +130,8 @@ class _Run:
     def stopped_by(self, error: RosiEdgeError) -> None:
         """What has no result yet could not run."""
         done = {result.id for result in self._results}
-        for rule in self._rules:
-            severity = rule.severity(self._policy)
-            if severity != "off" and rule.id not in done:
+        for rule, severity in self._wanted():
+            if rule.id not in done:
                 self._add(rule.id, rule.title, severity, could_not_run(error.message, error.remedy), 0.0)
         self._figures_could_not_run(error)
 
@@ -160,10 +162,7 @@ class _Run:
     def _unreadable(self, error: RosiEdgeError) -> None:
         """Missing is "could not run"; there, but no sound model file, is what the first rule is about."""
         present = self._model.path.is_file()
-        for rule in self._rules:
-            severity = rule.severity(self._policy)
-            if severity == "off":
-                continue
+        for rule, severity in self._wanted():
             if rule.id != self._rules[0].id:
                 finding = could_not_run("the file cannot be read")
             elif present and isinstance(error, ModelFileError):
@@ -173,13 +172,9 @@ class _Run:
             self._add(rule.id, rule.title, severity, finding, 0.0)
         self._figures_could_not_run(error)
 
-    def _static(self, rule: Rule, subject: Subject) -> None:
-        severity = rule.severity(self._policy)
-        if severity == "off":
-            return
-        start = time.monotonic()
-        finding = _guarded(lambda: rule.check(subject))
-        self._add(rule.id, rule.title, severity, finding, time.monotonic() - start)
+    def _wanted(self) -> list[tuple[Rule, Severity]]:
+        severities = [(rule, getattr(self._policy, rule.section).severity) for rule in self._rules]
+        return [(rule, severity) for rule, severity in severities if severity != "off"]
 
     def _behaviour(self, progress: Progress) -> None:
         wanted = {name: rule for name, rule in self._policy.figures.items() if rule.severity != "off"}

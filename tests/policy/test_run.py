@@ -12,7 +12,7 @@ import pytest
 
 from rosi_edge.errors import EngineCrashError, ModelFileError
 from rosi_edge.policy import behaviour
-from rosi_edge.policy.model import Policy, Severity, parse_policy
+from rosi_edge.policy.model import parse_policy
 from rosi_edge.policy.result import CheckReport, Decision, Status
 from rosi_edge.policy.rule import Finding, Rule, Subject, passed
 from rosi_edge.policy.rules.registry import STATIC_RULES
@@ -29,14 +29,12 @@ class Odd:
     """A rule that does something else than answer."""
 
     id: ClassVar[str] = "RE109"
+    section: ClassVar[str] = "file"
     title: ClassVar[str] = "odd"
     help: ClassVar[str] = "odd"
 
     def __init__(self, act: Any) -> None:
         self._act = act
-
-    def severity(self, policy: Policy) -> Severity:
-        return "error"
 
     def check(self, subject: Subject) -> Finding:
         self._act(subject)

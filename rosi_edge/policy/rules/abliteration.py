@@ -7,21 +7,18 @@ from typing import ClassVar
 from rosi_edge.abliteration import Hole, find_holes
 from rosi_edge.errors import UnsupportedModelError
 from rosi_edge.models.architectures import write_matrices
-from rosi_edge.policy.model import Policy, Severity
 from rosi_edge.policy.rule import Finding, Subject, could_not_run, failed, not_applicable, passed
 
 
 class NotAbliterated:
     id: ClassVar[str] = "RE109"
+    section: ClassVar[str] = "abliteration"
     title: ClassVar[str] = "No sign of abliteration"
     help: ClassVar[str] = (
         "Abliteration removes refusals by taking a direction out of every matrix that writes to the residual "
         "stream. It leaves a direction that many layers do not write, which is found in the weights alone. "
         "Use the original model, or repair this one with rosi-edge harden."
     )
-
-    def severity(self, policy: Policy) -> Severity:
-        return policy.abliteration.severity
 
     def check(self, subject: Subject) -> Finding:
         try:

@@ -6,17 +6,14 @@ from typing import ClassVar
 
 from rosi_edge.basics.text import printable
 from rosi_edge.inspection import inspect
-from rosi_edge.policy.model import Policy, Severity
 from rosi_edge.policy.rule import Finding, Subject, failed, passed
 
 
 class ArchitectureAllowed:
     id: ClassVar[str] = "RE103"
+    section: ClassVar[str] = "architecture"
     title: ClassVar[str] = "The architecture is allowed"
     help: ClassVar[str] = "general.architecture must be one of architecture.allowed, or known at all."
-
-    def severity(self, policy: Policy) -> Severity:
-        return policy.architecture.severity
 
     def check(self, subject: Subject) -> Finding:
         from rosi_edge.models.architectures import known_architectures

@@ -5,22 +5,19 @@ from __future__ import annotations
 from typing import ClassVar
 
 from rosi_edge.basics.text import printable
-from rosi_edge.policy.model import Policy, Severity
 from rosi_edge.policy.rule import Finding, Subject, failed, not_applicable, passed
 from rosi_edge.policy.template_syntax import chat_templates, unsafe_constructs
 
 
 class ChatTemplateSafe:
     id: ClassVar[str] = "RE106"
+    section: ClassVar[str] = "chat_template"
     title: ClassVar[str] = "The chat template is safe"
     help: ClassVar[str] = (
         "Chat templates are programs. Read as a syntax tree, never run: no way into Python's internals, no "
         "other files, no enormous numbers or loops written out in it. The model is not run with one that "
         "fails. Texts that grow while a template is rendered are stopped by the limits of rendering."
     )
-
-    def severity(self, policy: Policy) -> Severity:
-        return policy.chat_template.severity
 
     def check(self, subject: Subject) -> Finding:
         wanted = subject.policy.chat_template

@@ -6,7 +6,6 @@ import difflib
 from typing import Any, ClassVar
 
 from rosi_edge.basics.text import printable
-from rosi_edge.policy.model import Policy, Severity
 from rosi_edge.policy.rule import Finding, Subject, failed, not_applicable, passed
 from rosi_edge.policy.template_syntax import chat_templates
 
@@ -16,14 +15,12 @@ _COMPARED = 200_000
 
 class ChatTemplateBase:
     id: ClassVar[str] = "RE107"
+    section: ClassVar[str] = "chat_template_base"
     title: ClassVar[str] = "The chat template is the base's"
     help: ClassVar[str] = (
         "A changed template can put words into every conversation that nobody sees. Every template of the "
         "file is compared with the base's, character by character."
     )
-
-    def severity(self, policy: Policy) -> Severity:
-        return policy.chat_template_base.severity
 
     def check(self, subject: Subject) -> Finding:
         if subject.base is None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from rosi_edge.policy.model import Policy, Severity
 from rosi_edge.policy.rule import Finding, Subject, failed, not_applicable, passed
 
 
 class FileDigest:
     id: ClassVar[str] = "RE102"
+    section: ClassVar[str] = "file"
     title: ClassVar[str] = "The hash is the expected one"
     help: ClassVar[str] = "The SHA-256 of the whole file is compared with file.sha256 of the policy."
-
-    def severity(self, policy: Policy) -> Severity:
-        return policy.file.severity
 
     def check(self, subject: Subject) -> Finding:
         expected = subject.policy.file.sha256

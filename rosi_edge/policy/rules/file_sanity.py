@@ -10,7 +10,6 @@ from rosi_edge.basics.extras import NOT_TRIED, llama_cpp_is_installed
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.not_a_model import not_a_model
 from rosi_edge.models.trial import objection
-from rosi_edge.policy.model import Policy, Severity
 from rosi_edge.policy.rule import Finding, Subject, failed, passed
 
 
@@ -18,6 +17,7 @@ class FileSanity:
     """The header's own checks ran when the file was opened; here is what it leaves open."""
 
     id: ClassVar[str] = "RE101"
+    section: ClassVar[str] = "file"
     title: ClassVar[str] = "The file is whole"
     help: ClassVar[str] = (
         "Every length in the header fits the file, and no room is left between or after the tensors where "
@@ -25,9 +25,6 @@ class FileSanity:
         "reads them in a process of its own, without the weights. A file that fails is damaged, badly "
         "converted or was tampered with: get it again."
     )
-
-    def severity(self, policy: Policy) -> Severity:
-        return policy.file.severity
 
     def check(self, subject: Subject) -> Finding:
         if other := not_a_model(subject.file):

@@ -7,21 +7,18 @@ from typing import ClassVar
 from rosi_edge.edits.declaration import read_declaration
 from rosi_edge.errors import ModelFileError
 from rosi_edge.inspection import own_metadata
-from rosi_edge.policy.model import Policy, Severity
 from rosi_edge.policy.rule import Finding, Subject, could_not_run, failed, not_applicable, passed
 
 
 class HardeningTrue:
     id: ClassVar[str] = "RE108"
+    section: ClassVar[str] = "hardening"
     title: ClassVar[str] = "The declared hardening is true"
     help: ClassVar[str] = (
         "A hardened file declares its edit. Without the base its own hashes are checked, which anybody can "
         "write anew; with --base the two are compared byte by byte (rosi-edge verify): only the declared "
         "tensors differ, and only so. That tells what was done, not that it made the model safer: figures do."
     )
-
-    def severity(self, policy: Policy) -> Severity:
-        return policy.hardening.severity
 
     def check(self, subject: Subject) -> Finding:
         required = subject.policy.hardening.required

@@ -5,21 +5,18 @@ from __future__ import annotations
 from typing import ClassVar
 
 from rosi_edge.basics.text import printable
-from rosi_edge.policy.model import Policy, Severity
 from rosi_edge.policy.provenance import check_manifest, read_manifest
 from rosi_edge.policy.rule import Finding, Subject, failed, not_applicable, passed
 
 
 class ManifestTrue:
     id: ClassVar[str] = "RE110"
+    section: ClassVar[str] = "provenance"
     title: ClassVar[str] = "The manifest describes this file"
     help: ClassVar[str] = (
         "The in-toto statement names the file's hash and every tensor's; with --base, every tensor it does "
         "not name as edited must be the base's. The signature on it is checked by the tool that made it."
     )
-
-    def severity(self, policy: Policy) -> Severity:
-        return policy.provenance.severity
 
     def check(self, subject: Subject) -> Finding:
         if subject.manifest is None:

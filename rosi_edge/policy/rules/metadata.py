@@ -8,7 +8,6 @@ import numpy as np
 
 from rosi_edge.basics.text import printable
 from rosi_edge.models.gguf_header import MetadataArray
-from rosi_edge.policy.model import Policy, Severity
 from rosi_edge.policy.rule import Finding, Subject, failed, passed
 
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
@@ -16,13 +15,11 @@ _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 class MetadataComplete:
     id: ClassVar[str] = "RE105"
+    section: ClassVar[str] = "metadata"
     title: ClassVar[str] = "The metadata is complete"
     help: ClassVar[str] = (
         "Every key of metadata.required is there and not empty; metadata.equals fixes values."
     )
-
-    def severity(self, policy: Policy) -> Severity:
-        return policy.metadata.severity
 
     def check(self, subject: Subject) -> Finding:
         wanted = subject.policy.metadata

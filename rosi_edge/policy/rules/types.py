@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import ClassVar
 
-from rosi_edge.policy.model import Policy, Severity
 from rosi_edge.policy.rule import Finding, Subject, failed, passed
 
 
 class TypesAllowed:
     id: ClassVar[str] = "RE104"
+    section: ClassVar[str] = "types"
     title: ClassVar[str] = "The tensor types are allowed"
     help: ClassVar[str] = "Every tensor has a type of types.allowed; an empty list allows all."
-
-    def severity(self, policy: Policy) -> Severity:
-        return policy.types.severity
 
     def check(self, subject: Subject) -> Finding:
         counts = Counter(tensor.type.name for tensor in subject.file.tensors.values())
