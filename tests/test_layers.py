@@ -126,3 +126,14 @@ def test_no_function_takes_more_than_eight_parameters() -> None:
         and not _is_command(node)
     }
     assert long == {}
+
+
+def test_ctypes_is_used_in_native_alone() -> None:
+    users = {
+        layer(module)
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if (isinstance(node, ast.Import) and any(alias.name == "ctypes" for alias in node.names))
+        or (isinstance(node, ast.ImportFrom) and node.module == "ctypes")
+    }
+    assert users == {"native"}
