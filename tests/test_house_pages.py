@@ -80,7 +80,7 @@ def test_the_readme_is_read_in_a_minute() -> None:
 
 def test_figures_of_the_readme_are_those_that_were_measured() -> None:
     table = page("README.md").partition("<!-- figures -->")[2].partition("<!-- /figures -->")[0]
-    figures = re.findall(r"\d\.\d\d \(\d\.\d\d to \d\.\d\d\)", table)
+    figures = re.findall(r"\d\.\d{3} \(\d\.\d{3} to \d\.\d{3}", table)
     assert len(figures) == 8
     measured = page("docs/measured.md")
     assert [figure for figure in figures if figure not in measured] == []
