@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,7 @@ def evaluate(
     }
     inputs = {facts.sha256: facts for report in reports.values() for facts in report.inputs}
     return EvaluationReport(
-        **dict(_headline(reports, _estimate_of)),
+        **dict(_headline(reports, lambda figure: figure.estimate)),
         model=facts,
         base=base_facts,
         base_figures=_headline(reports, lambda figure: figure.base) if base_facts else None,
@@ -255,20 +255,9 @@ def _headline(reports: dict[str, SuiteReport], pick: Callable[[SuiteFigure], Est
     return Figures(**found)
 
 
-def _estimate_of(figure: SuiteFigure) -> Estimate:
-    return Estimate(value=figure.value, n=figure.n, low=figure.low, high=figure.high)
-
-
 def _that_matter(options: EngineOptions) -> dict[str, Any]:
-    """The engine's flags that can change a figure; threads only change the time."""
-    return {
-        "gpu_layers": options.gpu_layers,
-        "context_size": options.context_size,
-        "batch_size": options.batch_size,
-        "sequences": options.sequences,
-        "template": options.template,
-        "rpc": options.rpc,
-    }
+    """The engine's flags that can change a figure; the others only change time and memory."""
+    return {name: value for name, value in asdict(options).items() if name not in ("threads", "held")}
 
 
 def _identity(named: Named, its: ModelFacts) -> str:

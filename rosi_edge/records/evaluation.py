@@ -45,6 +45,10 @@ class SuiteFigure(Estimate):
     base: Estimate | None = None
     change: PairedChange | None = None
 
+    @property
+    def estimate(self) -> Estimate:
+        return Estimate(value=self.value, n=self.n, low=self.low, high=self.high)
+
 
 class SuiteFinding(Record):
     """A claim, whether the figures bear it out (None: open), and a line that says so."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rosi_edge.basics.text import megabytes
 from rosi_edge.direction.difference import EACH_LAYERS_OWN
@@ -29,13 +28,13 @@ _HEADLINES: dict[Status, str] = {
 }
 
 _CAPTIONS = {
-    "before_after": "Refusal, compliance and broken text before and after, with 95 % intervals",
-    "separation_by_layer": "How well each layer's direction tells harmful from harmless requests",
-    "layer_sweep": "What injecting each direction does to refusal, and what it costs",
-    "strength_calibration": "Refusal of harmful and compliance with harmless requests against strength",
-    "frontier": "Refusal of harmful requests against compliance with harmless ones, for each setting tried",
-    "jailbreak_stress": "Share of attacks that come through, before and after",
-    "delivered_by_tensor": "Share of the wanted change that each matrix received, by block",
+    "before_after.png": "Refusal, compliance and broken text before and after, with 95 % intervals",
+    "separation_by_layer.png": "How well each layer's direction tells harmful from harmless requests",
+    "layer_sweep.png": "What injecting each direction does to refusal, and what it costs",
+    "strength_calibration.png": "Refusal of harmful and compliance with harmless requests against strength",
+    "frontier.png": "Refusal of harmful requests against compliance with harmless ones, by setting",
+    "jailbreak_stress.png": "Share of attacks that come through, before and after",
+    "delivered_by_tensor.png": "Share of the wanted change that each matrix received, by block",
 }
 
 _METHODS: dict[Method, str] = {
@@ -55,7 +54,7 @@ def model_card(report: HardeningReport, pictures: Sequence[str] = ()) -> str:
         pictures: file names beside the card, as :func:`rosi_edge.report.pictures.render_all` gave them; each
             is shown where it belongs.
     """
-    shown = {Path(name).stem: f"![{_CAPTIONS[Path(name).stem]}]({name})" for name in pictures}
+    shown = {name: f"![{_CAPTIONS[name]}]({name})" for name in pictures}
     parts = [
         _title(report),
         _verdict(report),
@@ -64,25 +63,25 @@ def model_card(report: HardeningReport, pictures: Sequence[str] = ()) -> str:
         _what_was_done(report),
         "## Before and after",
         _before_after(report),
-        shown.get("before_after", ""),
+        shown.get("before_after.png", ""),
         "## Why this layer",
         why_this_layer(report),
-        shown.get("separation_by_layer", ""),
+        shown.get("separation_by_layer.png", ""),
         "## The paper's three experiments",
         "### Layer sweep",
         layer_sweep(report),
-        shown.get("layer_sweep", ""),
+        shown.get("layer_sweep.png", ""),
         "### Strength calibration",
         strength_calibration(report),
-        shown.get("strength_calibration", ""),
-        shown.get("frontier", ""),
+        shown.get("strength_calibration.png", ""),
+        shown.get("frontier.png", ""),
         "### Jailbreak stress test",
         jailbreak_stress_test(report),
-        shown.get("jailbreak_stress", ""),
+        shown.get("jailbreak_stress.png", ""),
         "## What reached the weights",
         rounding_cost(report),
         delivered_summary(report),
-        shown.get("delivered_by_tensor", ""),
+        shown.get("delivered_by_tensor.png", ""),
         "## How it was made",
         _making(report),
         *([] if not report.injection.tensors else ["## Every edited matrix", every_tensor(report)]),

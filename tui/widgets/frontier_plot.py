@@ -25,8 +25,9 @@ class Dot:
 
 
 def legend(about: Attribute | None = None) -> Text:
-    harm = ("refuses harmful requests", "answers harmless requests")
-    refuses, answers = about.labels[:2] if about else harm
+    from rosi_edge.records.figures import FIGURES
+
+    refuses, answers = about.labels[:2] if about else [figure.words for figure in FIGURES[:2]]
     return Text(
         f"↑ {answers}   → {refuses}\n"
         f"{ORIGINAL} original  {TRIED} estimated  {ANSWERED} measured  {CHOSEN} best found  {YOURS} yours  "

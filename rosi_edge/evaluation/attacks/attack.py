@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from rosi_edge.runtime.engine import Conversation, Message, Role
 
 
-def _as_written(answer: str) -> str:
+def as_written(answer: str) -> str:
     return answer
 
 
@@ -30,7 +30,7 @@ class Attack:
     description: str
     reference: str
     build: Callable[[str], Conversation] = field(repr=False)
-    decode: Callable[[str], str] = field(default=_as_written, repr=False)
+    decode: Callable[[str], str] = field(default=as_written, repr=False)
 
     def conversation(self, request: str) -> Conversation:
         """The turns that put ``request`` to the model, the last of them the user's."""

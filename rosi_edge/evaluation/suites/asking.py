@@ -13,6 +13,7 @@ from typing import Any
 
 from rosi_edge.basics.progress import Progress
 from rosi_edge.basics.statistics import proportion
+from rosi_edge.evaluation.attacks.attack import as_written
 from rosi_edge.evaluation.suites.suite import Series, Subject, item_id
 from rosi_edge.evaluation.verdicts import Verdict
 from rosi_edge.prompts.sets import PromptSet
@@ -24,10 +25,6 @@ PIECE = 64
 Fewer would cost speed, more would cost more at an interruption."""
 OPENING_WORDS = 12
 _OPENING_CHARACTERS = 120
-
-
-def _as_written(answer: str) -> str:
-    return answer
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Asking:
 
     request: str
     conversation: Conversation
-    decode: Callable[[str], str] = field(default=_as_written, repr=False)
+    decode: Callable[[str], str] = field(default=as_written, repr=False)
 
 
 @dataclass(frozen=True)
@@ -81,12 +78,12 @@ def ask_groups(
         the answers by group, in the group's order.
     """
     judge = {"name": subject.judge.name, "sha256": getattr(subject.judge, "sha256", None)}
-    pieces: list[tuple[str, Sequence[Asking], Any]] = []
+    pieces: list[tuple[str, Sequence[Asking], dict[str, Any]]] = []
     for group, askings in groups.items():
         for start in range(0, len(askings), PIECE):
             piece = askings[start : start + PIECE]
             # The suite is no part of the name: the same batch gives the same answers in each.
-            name = {
+            name: dict[str, Any] = {
                 "answers": [[[turn.role, turn.content] for turn in one.conversation] for one in piece],
                 "requests": [one.request for one in piece],
                 "max_tokens": max_tokens,
@@ -94,7 +91,7 @@ def ask_groups(
             }
             pieces.append((group, piece, name))
     answers: dict[str, list[Answer]] = {group: [] for group in groups}
-    kept = [_kept(subject.kept.get(name), piece) for _, piece, name in pieces]
+    kept = [kept_answers(subject.kept.get(name), name["requests"]) for _, _, name in pieces]
     missing = sum(len(piece) for (_, piece, _), found in zip(pieces, kept, strict=True) if found is None)
     with progress.stage(f"{subject.title}: {title}", missing) as advance:
         for (group, piece, name), found in zip(pieces, kept, strict=True):
@@ -155,14 +152,14 @@ def rates_by(keys: Sequence[str], answers: Sequence[Answer], verdict: Verdict) -
     return rates
 
 
-def _kept(result: Any, piece: Sequence[Asking]) -> list[Answer] | None:
-    """Answers out of a checkpoint, or None when they are not there or not what was put in."""
-    if not isinstance(result, list) or len(result) != len(piece):
+def kept_answers(result: Any, requests: Sequence[str]) -> list[Answer] | None:
+    """Answers as they were kept, or None when they are not there or not what was put in."""
+    if not isinstance(result, list) or len(result) != len(requests):
         return None
     try:
         return [
-            Answer(item_id(one.request), Verdict(verdict), opening_words(opening))
-            for one, (verdict, opening) in zip(piece, result, strict=True)
+            Answer(item_id(request), Verdict(verdict), opening_words(opening))
+            for request, (verdict, opening) in zip(requests, result, strict=True)
         ]
     except (ValueError, TypeError):
         return None

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 from rosi_edge.basics.progress import Progress
 from rosi_edge.basics.statistics import Estimate, proportion, trend
 from rosi_edge.errors import EngineError, RosiEdgeError
-from rosi_edge.evaluation.suites.asking import Answer, judged, opening_words, plainly, verdict_details
+from rosi_edge.evaluation.suites.asking import Answer, judged, kept_answers, plainly, verdict_details
 from rosi_edge.evaluation.suites.suite import (
     InputSet,
     Series,
@@ -24,7 +24,6 @@ from rosi_edge.evaluation.suites.suite import (
     SuiteChoices,
     SuiteResult,
     Unpaired,
-    item_id,
 )
 from rosi_edge.evaluation.suites.text_file import TextFile, read_text
 from rosi_edge.evaluation.verdicts import Verdict
@@ -123,7 +122,9 @@ class Stability(Suite):
             "places": [
                 {
                     "tokens": position,
-                    "refusal": _rate(found).model_dump(),
+                    "refusal": proportion(
+                        sum(a.verdict is Verdict.REFUSED for a in found), len(found)
+                    ).model_dump(),
                     **verdict_details(found, prompts),
                 }
                 for position, found, prompts in zip(positions, answers, probes, strict=True)
@@ -165,7 +166,7 @@ class Stability(Suite):
         self, subject: Subject, probes: Sequence[PromptSet], positions: Sequence[int], progress: Progress
     ) -> list[list[Answer]]:
         judge = {"name": subject.judge.name, "sha256": getattr(subject.judge, "sha256", None)}
-        names = [
+        names: list[dict[str, Any]] = [
             {
                 "session": self.text.facts.sha256,
                 "positions": list(positions[: place + 1]),
@@ -175,7 +176,7 @@ class Stability(Suite):
             }
             for place, prompts in enumerate(probes)
         ]
-        kept = [_kept(subject.kept.get(n), p) for n, p in zip(names, probes, strict=True)]
+        kept = [kept_answers(subject.kept.get(name), name["requests"]) for name in names]
         if all(found is not None for found in kept):
             return [found for found in kept if found is not None]
         engine = subject.engine
@@ -268,23 +269,6 @@ def _passages(text: TextFile, words: int = 120) -> list[str]:
 def _common(first: Tokens, second: Tokens) -> int:
     pairs = zip(first, second, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
-
-
-def _rate(answers: Sequence[Answer]) -> Estimate:
-    return proportion(sum(a.verdict is Verdict.REFUSED for a in answers), len(answers))
-
-
-def _kept(result: Any, prompts: PromptSet) -> list[Answer] | None:
-    """Answers out of a checkpoint, or None when they are not there or not what was put in."""
-    if not isinstance(result, list) or len(result) != len(prompts):
-        return None
-    try:
-        return [
-            Answer(item_id(text), Verdict(verdict), opening_words(opening))
-            for text, (verdict, opening) in zip(prompts.texts, result, strict=True)
-        ]
-    except (ValueError, TypeError):
-        return None
 
 
 SUITE = Stability

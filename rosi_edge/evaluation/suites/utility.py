@@ -65,24 +65,11 @@ class Utility(Suite):
             outcomes = [outcome(q, values) for q, values in zip(questions, logprobs, strict=True)]
             items = tuple(item_id(f"{q.context}\n{q.choices}") for q in questions)
             shown = name.replace("_", " ")
-            figures.append(
-                Series(
-                    f"{name}_acc",
-                    f"{shown}: accuracy",
-                    items,
-                    tuple(each.acc for each in outcomes),
-                    "higher",
-                )
-            )
-            figures.append(
-                Series(
-                    f"{name}_acc_norm",
-                    f"{shown}: … length-normalised",
-                    items,
-                    tuple(each.acc_norm for each in outcomes),
-                    "higher",
-                )
-            )
+            plain, normalised = zip(*((each.acc, each.acc_norm) for each in outcomes), strict=True)
+            figures += [
+                Series(f"{name}_acc", f"{shown}: accuracy", items, plain, "higher"),
+                Series(f"{name}_acc_norm", f"{shown}: … length-normalised", items, normalised, "higher"),
+            ]
             by_subject: dict[str, list[bool]] = {}
             for question, each in zip(questions, outcomes, strict=True):
                 by_subject.setdefault(question.subject, []).append(each.acc)
@@ -93,16 +80,11 @@ class Utility(Suite):
                 }
             }
         if len(figures) > 2:
-            plain = figures[::2]
-            figures.append(
-                Series(
-                    "utility_acc",
-                    "all questions: accuracy",
-                    tuple(item for series in plain for item in series.items),
-                    tuple(bool(value) for series in plain for value in series.values),
-                    "higher",
-                )
-            )
+            every = [
+                pair for series in figures[::2] for pair in zip(series.items, series.values, strict=True)
+            ]
+            items, right = zip(*every, strict=True)
+            figures.append(Series("utility_acc", "all questions: accuracy", items, right, "higher"))
         return SuiteResult(tuple(figures), details)
 
     def _score(self, subject: Subject, progress: Progress) -> list[list[list[float]]]:
