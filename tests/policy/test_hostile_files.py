@@ -52,4 +52,7 @@ def test_template_bombs(tmp_path: Path, number: int) -> None:
     report = check(Checked("bomb", path), DEFAULT_POLICY, options=CheckOptions(behaviour=False))
     assert time.monotonic() - start < LONGEST
     (template,) = [result for result in report.results if result.id == "RE106"]
-    assert template.status in (Status.FAILED, Status.PASSED)
+    # A text that holds a zero byte is refused with the header; no rule reads further.
+    refused = {Status.COULD_NOT_RUN} if "\0" in BOMBS[number] else {Status.FAILED, Status.PASSED}
+    assert template.status in refused
+    assert report.verdict is Decision.FAILED or template.status is Status.PASSED
