@@ -12,11 +12,14 @@ from tiny_gguf import write_tiny_llama
 from rosi_edge.baking.gguf import bake
 from rosi_edge.baking.settings import BakeSettings
 from rosi_edge.basics.arrays import Float32
+from rosi_edge.basics.hashing import sha256_of
 from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.models.architectures import write_matrices
 from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.quantization.grid_rounding import GridRounding, input_factor
+from rosi_edge.quantization.promotion import AUTO
+from rosi_edge.quantization.rounding import Rounding
 
 Types = GGMLQuantizationType | Mapping[str, GGMLQuantizationType]
 
@@ -85,3 +88,21 @@ def baked(
         ),
     )
     return target
+
+
+def hardened(folder: Path, share: float, rounds: Rounding | None = None) -> tuple[Path, Path]:
+    """A model of k-quants, and itself with an edit. A large one does not fit: some matrices get larger
+    types, or other scales."""
+    types = {"attn_output": GGMLQuantizationType.Q3_K, "ffn_down": GGMLQuantizationType.Q4_K}
+    source, target = model(folder / "base.gguf", types), folder / "out.gguf"
+    with GgufFile.open(source) as file:
+        wanted = edits(file, share)
+        settings = BakeSettings(
+            rounding=rounds or rounding(wanted),
+            probes=probes(wanted),
+            min_delivered=0.95 if rounds is None else None,
+            promotion=AUTO,
+            metadata={"rosi.strength": 0.5, "rosi.source.sha256": sha256_of(source)},
+        )
+        bake(file, target, wanted, settings)
+    return source, target

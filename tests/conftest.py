@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from installed import Environment, build_wheel, copy_source, declared
 from tiny_gguf import write_tiny_llama
 
 from rosi_edge.basics.cache import CACHE_VARIABLE, cache_folder
@@ -59,6 +60,37 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if long:
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project to build in."""
+    return copy_source(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture(scope="session")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(source, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def light(source: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """What ``pip install rosi-edge`` gives, installed by the step of the action for static checks: llama.cpp,
+    optuna, scipy, matplotlib and textual are not there."""
+    # setuptools, because pip builds the wheel in here.
+    environment = Environment.of(tmp_path_factory.mktemp("light"), declared(wheel) | {"setuptools"})
+    done = environment.install_by_action(source, static="true")
+    assert done.returncode == 0, done
+    return environment
+
+
+@pytest.fixture(scope="session")
+def whole(source: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """What the wizard and ``harden`` need as well."""
+    environment = Environment.of(tmp_path_factory.mktemp("whole"), declared(wheel, ["tui"]))
+    done = environment.install_by_action(source, install=f"{wheel}[tui]")
+    assert done.returncode == 0, done
+    return environment
 
 
 def pytest_configure() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import shutil
-import subprocess
 import sys
 import tomllib
 import zipfile
@@ -12,40 +10,17 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
-import pytest
+from installed import FOLDERS, ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parents[1]
-FOLDERS = {"rosi_edge": "rosi_edge", "tui": "rosi_edge_tui", "fixtures": "rosi_edge_fixtures"}
-"""Where the code lies, and what it is called when installed."""
 
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy to build in: a ``build/`` left by an earlier build would end up in the wheel."""
-    copy = tmp_path_factory.mktemp("source")
-    for folder in FOLDERS:
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy)
-    return copy
-
-
-@pytest.fixture(scope="module")
-def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    folder = tmp_path_factory.mktemp("wheel")
-    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", str(folder), str(source)],
-        check=True, timeout=300,
-    )  # fmt: skip
-    (built,) = folder.glob("*.whl")
-    return zipfile.ZipFile(built)
-
-
-def test_the_wheel_holds_every_file_and_no_other(source: Path, wheel: zipfile.ZipFile) -> None:
-    held = {name for name in wheel.namelist() if not name.partition("/")[0].endswith(".dist-info")}
+def test_the_wheel_holds_every_file_and_no_other(source: Path, wheel: Path) -> None:
+    held = {
+        name
+        for name in zipfile.ZipFile(wheel).namelist()
+        if not name.partition("/")[0].endswith(".dist-info")
+    }
     expected = {
         f"{package}/{path.relative_to(source / folder).as_posix()}"
         for folder, package in FOLDERS.items()
@@ -55,10 +30,10 @@ def test_the_wheel_holds_every_file_and_no_other(source: Path, wheel: zipfile.Zi
     assert held == expected
 
 
-def test_the_wheel_says_who_made_it_and_where_it_comes_from(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_says_who_made_it_and_where_it_comes_from(wheel: Path) -> None:
     from rosi_edge import __version__
 
-    metadata = wheel.read(f"rosi_edge-{__version__}.dist-info/METADATA").decode()
+    metadata = zipfile.ZipFile(wheel).read(f"rosi_edge-{__version__}.dist-info/METADATA").decode()
     assert f"\nVersion: {__version__}\n" in metadata
     assert "\nAuthor: rosi-edge contributors\n" in metadata
     assert "\nProject-URL: Source, https://" in metadata
