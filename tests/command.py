@@ -1,13 +1,21 @@
-"""Running the real ``rosi-edge`` executable."""
+"""Running ``rosi-edge``: the real executable, or its command line within this process."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
+
+import pytest
+
+from rosi_edge.cli import main
 
 EXECUTABLE = Path(sys.executable).parent / "rosi-edge"
 
@@ -49,6 +57,50 @@ def rosi_edge(folder: Path, *arguments: str | Path, before: Callable[[], None] |
     out, error = process.communicate(timeout=300)
     assert list((folder / "temporary").iterdir()) == []
     return Result(process.returncode, out, error)
+
+
+def called(folder: Path, *arguments: str | Path) -> Result:
+    """The same in this process, for the many calls that say in a moment why they cannot run: starting Python
+    and importing takes most of their time. What child processes print is seen too."""
+    changed = environment(folder)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as out,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as error,
+    ):
+        for name in ("TMPDIR", "COLUMNS"):
+            patch.setenv(name, changed[name])
+        patch.setattr(tempfile, "tempdir", None)
+        patch.setattr(sys, "argv", ["rosi-edge", *map(str, arguments)])
+        patch.chdir(folder)
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            with _printing_to(1, "stdout", out), _printing_to(2, "stderr", error):
+                main()
+        except SystemExit as request:
+            code = request.code
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        out.seek(0)
+        error.seek(0)
+        result = Result(int(code or 0), out.read(), error.read())
+    assert list((folder / "temporary").iterdir()) == []
+    return result
+
+
+@contextmanager
+def _printing_to(descriptor: int, name: str, file: IO[str]) -> Iterator[None]:
+    """Python's stream and the descriptor below it, which child processes inherit."""
+    kept = os.dup(descriptor)
+    try:
+        os.dup2(file.fileno(), descriptor)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, name, file)
+            yield
+    finally:
+        file.flush()
+        os.dup2(kept, descriptor)
+        os.close(kept)
 
 
 def assert_refused(result: Result, *words: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from command import assert_refused, rosi_edge, write_requests
+from command import Result, assert_refused, called, rosi_edge, write_requests
 from tiny_gguf import CHATML, write_tiny_llama
 
 from rosi_edge.basics.arrays import Float32
@@ -39,9 +39,14 @@ def content(folder: Path) -> dict[str, str]:
     }
 
 
-def refused(folder: Path, *arguments: str | Path, words: tuple[str, ...] = ()) -> None:
+def refused(
+    folder: Path,
+    *arguments: str | Path,
+    words: tuple[str, ...] = (),
+    run: Callable[..., Result] = called,
+) -> None:
     before = content(folder)
-    assert_refused(rosi_edge(folder, *arguments), *words)
+    assert_refused(run(folder, *arguments), *words)
     assert content(folder) == before
 
 
@@ -202,7 +207,8 @@ def test_a_file_llama_cpp_refuses(tmp_path: Path) -> None:
         return weights[:-1] if name == "output_norm.weight" else weights
 
     path = write_tiny_llama(tmp_path / "model.gguf", change=shorten)
-    refused(tmp_path, "harden", path, "-o", "out.gguf", words=("llama.cpp cannot load", "output_norm"))
+    words = ("llama.cpp cannot load", "output_norm")
+    refused(tmp_path, "harden", path, "-o", "out.gguf", words=words, run=rosi_edge)
 
 
 # --- places that cannot be written -----------------------------------------------------------------------

@@ -13,7 +13,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from command import assert_refused, rosi_edge, write_requests
+from command import assert_refused, called, rosi_edge, write_requests
 from gguf import GGMLQuantizationType
 from split_gguf import split_gguf
 from test_hardening import OPTIONS as HARDENING
@@ -257,15 +257,15 @@ def test_the_command(tmp_path: Path) -> None:
     assert "not written" in result.out
     assert not (tmp_path / "one-out.gguf").exists()
 
-    assert_refused(rosi_edge(tmp_path, *start, "--alpha", "0.5", *flags), "--alpha is for a search")
-    assert_refused(rosi_edge(tmp_path, *start, "--from", "nothing.gguf", *flags), "nothing.gguf")
+    assert_refused(called(tmp_path, *start, "--alpha", "0.5", *flags), "--alpha is for a search")
+    assert_refused(called(tmp_path, *start, "--from", "nothing.gguf", *flags), "nothing.gguf")
     # Nothing that is read is written to.
     before = (tmp_path / "edits.gguf").read_bytes()
     onto = ["harden", one, "--from", tmp_path / "edits.gguf", "-o", "edits.gguf", "--no-evaluation", *flags]
-    assert_refused(rosi_edge(tmp_path, *onto), "would overwrite the input")
+    assert_refused(called(tmp_path, *onto), "would overwrite the input")
     assert (tmp_path / "edits.gguf").read_bytes() == before
     plain = ["harden", one, "-o", "one-out.gguf", "--no-evaluation", *flags]
-    assert_refused(rosi_edge(tmp_path, *plain), "--no-evaluation")
+    assert_refused(called(tmp_path, *plain), "--no-evaluation")
 
 
 def test_the_parts_of_a_model_are_not_overwritten(tmp_path: Path, found: FoundEdits) -> None:
@@ -274,15 +274,15 @@ def test_the_parts_of_a_model_are_not_overwritten(tmp_path: Path, found: FoundEd
     before = [path.read_bytes() for path in parts]
     adapter = tmp_path / "edits.gguf"
     first = ["harden", parts[0], "--from", adapter, "--no-evaluation", "-t", "1"]
-    assert_refused(rosi_edge(tmp_path, *first, "-o", "split.gguf"), "would overwrite the input")
+    assert_refused(called(tmp_path, *first, "-o", "split.gguf"), "would overwrite the input")
     # Nor those of another model, or of the source.
     beside = ["harden", one, "--from", adapter, "-o", "out.gguf", "--no-evaluation", "--also", parts[0]]
-    assert_refused(rosi_edge(tmp_path, *beside, "split.gguf"), "would overwrite the input")
+    assert_refused(called(tmp_path, *beside, "split.gguf"), "would overwrite the input")
     assert rosi_edge(tmp_path, *first, "-o", "hard.gguf").code == 0
     hard = sorted(tmp_path.glob("hard-*.gguf"))
     before += [path.read_bytes() for path in hard]
     again = ["harden", parts[0], "--from", hard[0], "-o", "hard.gguf", "--no-evaluation", "-t", "1"]
-    assert_refused(rosi_edge(tmp_path, *again), "would overwrite the input")
+    assert_refused(called(tmp_path, *again), "would overwrite the input")
     assert [path.read_bytes() for path in (*parts, *hard)] == before
     # Two outputs of which one is a part of the other.
     pair = [Target("a", parts[0], tmp_path / "x.gguf"), Target("b", other, tmp_path / hard[0].name)]

@@ -12,7 +12,7 @@ from pathlib import Path
 import baking
 import numpy as np
 import pytest
-from command import rosi_edge
+from command import called, rosi_edge
 from gguf import GGMLQuantizationType as T
 
 from rosi_edge.baking.bias_correction import corrected
@@ -388,19 +388,19 @@ def test_the_command(tmp_path: Path) -> None:
     assert (result.code, result.error) == (0, "")
     report = json.loads(result.out)
     assert report["passed"] is True and len(report["tensors"]) == 4
-    assert "and nothing else" in rosi_edge(tmp_path, "verify", target, "--base", source).out
+    assert "and nothing else" in called(tmp_path, "verify", target, "--base", source).out
     content = bytearray(target.read_bytes())
     content[-100] ^= 1
     target.write_bytes(content)
-    result = rosi_edge(tmp_path, "verify", target, "--base", source, "--json")
+    result = called(tmp_path, "verify", target, "--base", source, "--json")
     assert (result.code, result.error) == (1, "")
     assert json.loads(result.out)["passed"] is False
-    assert rosi_edge(tmp_path, "verify", target, "--base", source).code == 1
+    assert called(tmp_path, "verify", target, "--base", source).code == 1
     target.write_bytes(struct.pack("<4sI", b"GGUF", 3))
-    assert rosi_edge(tmp_path, "verify", target, "--base", source).code == 1
-    assert rosi_edge(tmp_path, "verify", tmp_path / "nothing", "--base", source).code == 2
-    assert rosi_edge(tmp_path, "verify", source, "--base", target).code == 2
-    assert rosi_edge(tmp_path, "verify", source).code == 2
+    assert called(tmp_path, "verify", target, "--base", source).code == 1
+    assert called(tmp_path, "verify", tmp_path / "nothing", "--base", source).code == 2
+    assert called(tmp_path, "verify", source, "--base", target).code == 2
+    assert called(tmp_path, "verify", source).code == 2
 
 
 def test_other_scales_that_are_coarser_than_the_edit_needs(tmp_path: Path) -> None:
