@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pytest
 from gguf import GGMLQuantizationType as T
 from plain_llama import high_level_llama
+from sampling import mostly_long
 from tiny_gguf import write_tiny_llama
 
 from rosi_edge.baking import tensor as bake_module
@@ -334,7 +335,9 @@ RESCALED = [
 ]
 
 
-@pytest.mark.parametrize("kind", RESCALED, ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "kind", mostly_long(RESCALED, [T.Q4_0, T.Q8_0, T.Q4_K, T.IQ4_NL]), ids=lambda kind: kind.name
+)
 def test_an_edit_larger_than_the_steps_gets_other_scales(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: T
 ) -> None:

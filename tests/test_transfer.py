@@ -71,9 +71,13 @@ def found(tmp_path: Path) -> FoundEdits:
     return edits_from(tmp_path / "edits.gguf")
 
 
+@pytest.mark.parametrize(
+    "kinds", [(T.Q8_0, T.Q4_K), pytest.param((T.F16, T.Q6_K, T.Q5_0), marks=pytest.mark.long)], ids=str
+)
 @pytest.mark.parametrize("rounding", ["grid", "requantize"])
-def test_one_adapter_into_several_quantizations(tmp_path: Path, found: FoundEdits, rounding: str) -> None:
-    kinds = (T.F16, T.Q8_0, T.Q4_K, T.Q6_K, T.Q5_0)
+def test_one_adapter_into_several_quantizations(
+    tmp_path: Path, found: FoundEdits, rounding: str, kinds: tuple[T, ...]
+) -> None:
     targets = [
         Target(kind.name, model(tmp_path, kind), tmp_path / f"{kind.name}-hard.gguf") for kind in kinds
     ]

@@ -52,20 +52,29 @@ def render(measurements: Iterable[Measurement]) -> str:
     lines = [_OPENING.format(known=len(known), supported=len(supported), variants=variants)]
     exact = [entry for entry in supported if not entry.post_norm]
     lines += ["## Works", "", "| architecture | write matrices | between write and stream |", "|---|---|---|"]
-    lines += [_row(entry, measured[entry.name]) for entry in exact]
+    lines += [row(entry, measured[entry.name]) for entry in exact]
     lines += ["", "## Works with a correction", ""]
     lines += ["| architecture | write matrices | between write and stream |", "|---|---|---|"]
-    lines += [_row(entry, measured[entry.name]) for entry in supported if entry.post_norm]
-    lines += ["", "## Refused", "", "| architecture | because |", "|---|---|"]
-    lines += [f"| {entry.name} | {entry.refused} |" for entry in known.values() if not entry.supported]
+    lines += [row(entry, measured[entry.name]) for entry in supported if entry.post_norm]
+    return "\n".join([*lines, *refusals()]) + "\n"
+
+
+def refusals() -> list[str]:
+    """The lines about what is refused, which is not measured."""
+    known = known_architectures().values()
+    lines = ["", "## Refused", "", "| architecture | because |", "|---|---|"]
+    lines += [f"| {entry.name} | {entry.refused} |" for entry in known if not entry.supported]
     lines += ["", "## Refused in some files", "", "| architecture | when | because |", "|---|---|---|"]
-    for entry in supported:
+    for entry in known:
+        if not entry.supported:
+            continue
         for refusal in entry.refused_if:
             lines.append(f"| {entry.name} | {refusal.condition} | {refusal.reason} |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
-def _row(entry: Architecture, found: list[Measurement]) -> str:
+def row(entry: Architecture, found: list[Measurement]) -> str:
+    """The line of an architecture, from the measurements of its variants."""
     matrices = dict.fromkeys(one.matrix for measurement in found for one in measurement.movements)
     notes = []
     if entry.post_norm:

@@ -1,7 +1,4 @@
-"""A bake that is killed at any moment leaves the old output, the new one or none, and never half of one.
-
-``ROSI_EDGE_KILLS=200`` asks for more kills than the few that fit into every run of the tests.
-"""
+"""A bake that is killed at any moment leaves the old output, the new one or none, and never half of one."""
 
 from __future__ import annotations
 
@@ -43,7 +40,6 @@ with atomic_writes(sys.argv[2:]) as streams:
     for stream in streams:
         stream.write(b"new")
 """
-KILLS = int(os.environ.get("ROSI_EDGE_KILLS", "12"))
 BETWEEN = 4
 """Kills before a bake may end: what several leave behind is cleared away at once."""
 MIX = {"attn_output": T.Q5_0, "ffn_down": T.Q4_K, "ffn_up": T.Q8_0}
@@ -90,8 +86,9 @@ def content(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
+@pytest.mark.parametrize("kills", [8, pytest.param(200, marks=[pytest.mark.long, pytest.mark.timeout(3600)])])
 @pytest.mark.parametrize("parts", [1, 3], ids=["one file", "three parts"])
-def test_kills_at_random_moments(tmp_path: Path, parts: int) -> None:
+def test_kills_at_random_moments(tmp_path: Path, parts: int, kills: int) -> None:
     models, folder = tmp_path / "models", tmp_path / "outputs"
     models.mkdir()
     folder.mkdir()
@@ -115,7 +112,7 @@ def test_kills_at_random_moments(tmp_path: Path, parts: int) -> None:
         # What a killed bake may find: an older output, to tell from the new one by its hash, or nothing.
         older = {name: os.urandom(1000) for name in whole}
         old = {name: hashlib.sha256(data).hexdigest() for name, data in older.items()}
-        for number in range(KILLS):
+        for number in range(kills):
             for path in folder.iterdir():
                 if path.suffix != ".partial":
                     path.unlink()
@@ -123,7 +120,7 @@ def test_kills_at_random_moments(tmp_path: Path, parts: int) -> None:
                 for name, data in older.items():
                     (folder / name).write_bytes(data)
             # Over the whole of a bake and a little more, so that some end just in time.
-            moment = 1.1 * seconds * (number + draw.random()) / KILLS
+            moment = 1.1 * seconds * (number + draw.random()) / kills
             status, _ = baker.bake(moment)
             killed += status < 0
             found = {name: digest for name, digest in content(folder).items() if name in whole}
@@ -133,10 +130,10 @@ def test_kills_at_random_moments(tmp_path: Path, parts: int) -> None:
             if parts == 1 and overwriting:
                 assert first.name in found
             assert content(models) == inputs
-            if number % BETWEEN == BETWEEN - 1 or number == KILLS - 1:
+            if number % BETWEEN == BETWEEN - 1 or number == kills - 1:
                 assert baker.bake()[0] == 0
                 assert content(folder) == whole
-    assert killed >= KILLS // 2
+    assert killed >= kills // 2
     shutil.rmtree(folder)
 
 
