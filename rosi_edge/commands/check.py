@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,7 +105,7 @@ def check(
 
 
 def _check(model: str, base: str | None, policy: Policy, options: CheckOptions) -> CheckReport:
-    from rosi_edge.policy.provenance import manifest_path
+    from rosi_edge.policy.provenance import manifest_beside
     from rosi_edge.policy.run import Checked, could_not_start
     from rosi_edge.policy.run import check as run
     from rosi_edge.sources.resolve import resolve
@@ -116,11 +115,7 @@ def _check(model: str, base: str | None, policy: Policy, options: CheckOptions) 
         with progress_bar() as progress:
             path = resolve(model, progress)
             if options.manifest is None:
-                # A name that leaves no room for a suffix has nothing beside it.
-                with suppress(OSError, ValueError):
-                    beside = manifest_path(path)
-                    if beside.is_file():
-                        options = replace(options, manifest=beside)
+                options = replace(options, manifest=manifest_beside(path))
             return run(
                 Checked(model, path),
                 policy,

@@ -51,32 +51,20 @@ def extract(
     import json
     from dataclasses import asdict
 
-    from rosi_edge.direction.difference import extract_directions, write_control_vector
-    from rosi_edge.models.digest import sha256_of_model
-    from rosi_edge.models.open_weights import open_weights
-    from rosi_edge.prompts.sets import (
-        Kind,
-        Part,
-        bundled,
-        load_prompts,
-    )
+    from rosi_edge import library
     from rosi_edge.report.layers import auc_estimate, d_prime_estimate
-    from rosi_edge.runtime.open_engine import open_engine
-    from rosi_edge.sources.resolve import resolve
 
-    positive = load_prompts(harmful) if harmful else bundled(Kind.HARMFUL, Part.CALIBRATION)
-    negative = load_prompts(harmless) if harmless else bundled(Kind.HARMLESS, Part.CALIBRATION)
+    refuse_to_overwrite([output], [model, harmful, harmless])
     with progress_bar() as progress:
-        path = resolve(model, progress)
-        refuse_to_overwrite([output], [path, harmful, harmless])
-        with open_engine(path, engine_options(**runtime)) as engine:
-            directions = extract_directions(
-                engine, positive.texts, negative.texts, elicitation=elicitation_of(elicit), progress=progress
-            )
-            architecture = engine.facts.architecture
-        with open_weights(path) as weights:
-            digest = sha256_of_model(weights, progress)
-        write_control_vector(output, directions, architecture=architecture, source_sha256=digest)
+        directions = library.extract(
+            model,
+            output,
+            harmful=harmful,
+            harmless=harmless,
+            elicitation=elicitation_of(elicit),
+            engine=engine_options(**runtime),
+            progress=progress,
+        )
     if as_json:
         click.echo(
             json.dumps(

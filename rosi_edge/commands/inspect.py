@@ -16,11 +16,10 @@ from rosi_edge.commands.output import (
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect(model: str, as_json: bool) -> None:
     """Show what a model file is and whether it can be hardened."""
-    from rosi_edge import inspection as inspection_module
-    from rosi_edge.sources.resolve import resolve
+    from rosi_edge import library
 
     with progress_bar() as progress:
-        found = inspection_module.inspect(resolve(model, progress), with_sha256=True, progress=progress)
+        found = library.inspect(model, progress=progress)
     if as_json:
         click.echo(found.model_dump_json(indent=2))
         return

@@ -10,7 +10,6 @@ from rich.table import Table
 
 from rosi_edge.commands.arguments import PATH
 from rosi_edge.commands.output import FINDING, progress_bar, show
-from rosi_edge.errors import ModelFileError, RosiEdgeError
 
 
 @click.command()
@@ -23,24 +22,10 @@ def verify(hardened: Path, base: str, adapter: Path | None, as_json: bool) -> No
 
     Exit code 1 when anything differs that should not, down to a single byte.
     """
-    from rosi_edge.models.checkpoint import Checkpoint
-    from rosi_edge.models.open_weights import open_weights
-    from rosi_edge.sources.resolve import resolve
-    from rosi_edge.verification.checkpoint import verify_checkpoint
-    from rosi_edge.verification.gguf import verify as run
+    from rosi_edge import library
 
-    with progress_bar() as progress, open_weights(resolve(base, progress)) as original:
-        if not hardened.exists():
-            raise ModelFileError(f"{hardened} does not exist", "Check the path")
-        if hardened.is_dir() != isinstance(original, Checkpoint):
-            raise RosiEdgeError(
-                f"{hardened} and {base} differ in kind: one is a file, the other a folder",
-                "Give the model that was hardened as --base",
-            )
-        if isinstance(original, Checkpoint):
-            found = verify_checkpoint(hardened, original, adapter=adapter, progress=progress)
-        else:
-            found = run(hardened, original, adapter=adapter, progress=progress)
+    with progress_bar() as progress:
+        found = library.verify(hardened, base, adapter=adapter, progress=progress)
     if as_json:
         click.echo(found.model_dump_json(indent=2))
     else:

@@ -157,6 +157,15 @@ def manifest_path(model: Path) -> Path:
     return model.with_name(model.name + SUFFIX)
 
 
+def manifest_beside(model: Path) -> Path | None:
+    """The manifest beside a file, if there is one."""
+    try:
+        path = manifest_path(model)
+        return path if path.is_file() else None
+    except (OSError, ValueError):
+        return None  # a name that leaves no room for a suffix
+
+
 def read_manifest(path: Path) -> Manifest:
     """Read a manifest.
 
