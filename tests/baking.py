@@ -15,7 +15,6 @@ from rosi_edge.basics.arrays import Float32
 from rosi_edge.basics.hashing import sha256_of
 from rosi_edge.edits.rank_one import RankOneEdit
 from rosi_edge.models.architectures import write_matrices
-from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.quantization.grid_rounding import GridRounding, input_factor
 from rosi_edge.quantization.promotion import AUTO
@@ -84,7 +83,6 @@ def baked(
             rounding=rounding(wanted),
             probes=probes(wanted),
             declared=declared,
-            metadata={"rosi.source.sha256": sha256_of_model(file)},
         ),
     )
     return target

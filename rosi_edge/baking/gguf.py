@@ -19,9 +19,10 @@ from rosi_edge.baking.tensor import RoundedTensor
 from rosi_edge.basics.progress import SILENT, Progress
 from rosi_edge.edits.declaration import declare, declare_results
 from rosi_edge.edits.rank_one import RankOneEdit, by_matrix
+from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.rewrite import NewValue, Retyped, rewrite
-from rosi_edge.models.seal import OWN_PREFIX
+from rosi_edge.models.seal import OWN_PREFIX, SOURCE_KEY
 
 
 def bake(
@@ -59,6 +60,9 @@ def bake(
     asked = in_order(by_tensor)
     exact = asked if settings.declared is None else in_order(edits_by_tensor(file, settings.declared))
     declaration = declare(settings.rounding.name, names, exact, asked)
+    metadata = dict(settings.metadata)
+    if SOURCE_KEY not in metadata:
+        metadata[SOURCE_KEY] = sha256_of_model(file, progress)
 
     def results() -> dict[str, NewValue]:
         if not names:
@@ -86,7 +90,7 @@ def bake(
             file,
             target,
             tensors={name: make(name) for name in names},
-            metadata={**settings.metadata, **declaration},
+            metadata={**metadata, **declaration},
             later=results,
             # What an earlier hardening said of itself is no longer so.
             dropped=[key for key in file.fields if key.startswith(OWN_PREFIX)],

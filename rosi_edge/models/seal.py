@@ -15,6 +15,9 @@ PADDING_KEY = "rosi.padding"
 """Holds nothing: as long as it takes for the tensors to start where they started in the source, counted in
 blocks of the file system, so that these can be copied, or shared, as they are."""
 
+SOURCE_KEY: Final = "rosi.source.sha256"
+"""The SHA-256 of the model that the file was made from."""
+
 SEAL_KEY: Final = "rosi.seal"
 BLANK: Final = "0" * 64
 """What stands in the seal's place while the header is hashed: as long as a SHA-256 in hexadecimal."""

@@ -41,7 +41,7 @@ from rosi_edge.models.digest import sha256_of_model
 from rosi_edge.models.gguf_file import GgufFile
 from rosi_edge.models.gguf_header import align
 from rosi_edge.models.layout import runs, tensor_table
-from rosi_edge.models.seal import OWN_PREFIX, SEAL_KEY
+from rosi_edge.models.seal import OWN_PREFIX, SEAL_KEY, SOURCE_KEY
 from rosi_edge.models.weights import matrix_name
 from rosi_edge.verification.matrix import DEVIATIONS, LEAST_ALONG, MOST_ALONG, EditedMatrix, Edits
 from rosi_edge.verification.own import changed_since, seal_problem, stowaway
@@ -255,7 +255,7 @@ class _Verifier(Findings):
             self.fail("other_tensors", f"{new.path.name} goes on after its last tensor")
 
     def _check_source(self, file: GgufFile) -> None:
-        expected = file.metadata.get(f"{OWN_PREFIX}source.sha256")
+        expected = file.metadata.get(SOURCE_KEY)
         if not isinstance(expected, str) or not expected:
             # An adapter that stands in for a declaration knows of no source.
             if self._rounding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import gguf
@@ -20,7 +21,7 @@ from rosi_edge.quantization.grid import grid_of, supported_grids
 from rosi_edge.quantization.grid_rounding import REACH
 from rosi_edge.quantization.grids.base import Grid
 from rosi_edge.quantization.grids.floats import FloatGrid
-from rosi_edge.quantization.promotion import AUTO, types_to_try
+from rosi_edge.quantization.promotion import types_to_try
 from rosi_edge.quantization.spanning_grid import spanning_grid
 from rosi_edge.verification.result import Scales, TensorCheck
 from rosi_edge.verification.structure import Remainder, Structure
@@ -189,7 +190,11 @@ class EditedMatrix:
         )
 
     def _may_be_promoted(self) -> bool:
-        return not self._requantized and self._new.type in types_to_try(self._old, AUTO)
+        if self._new.type not in supported_grids():
+            return False
+        with suppress(UnsupportedModelError):
+            return bool(types_to_try(self._old, self._new.type))
+        return False
 
     def _judge(self, structure: Structure, again: bool) -> None:
         most = _MOST_REMOVED + structure.removed_by_chance

@@ -77,6 +77,13 @@ class Remainder:
             outputs: (rows,) each, of the declared edits.
             inputs: (columns,) each; how much of the edits themselves there is, is asked elsewhere.
         """
+        try:
+            return self._found(outputs, inputs)
+        except np.linalg.LinAlgError:
+            # Numbers that nothing can be reckoned with are no rounding.
+            return Structure(np.inf, 0.0, np.inf)
+
+    def _found(self, outputs: Sequence[Float32], inputs: Sequence[Float32]) -> Structure:
         rows, columns = self._rest.shape
         known = _functions(outputs, rows)
         left, values = _leading(self._in_steps, known)
@@ -120,8 +127,10 @@ class _Stored:
 
     def put(self, part: slice, values: Float32) -> None:
         # Half precision has little range: the first rows say where the numbers lie.
-        self._unit = self._unit or float(np.abs(values).max(initial=0)) / 64 or 1.0
-        self._values[part] = np.clip(values / self._unit, -60000, 60000)
+        largest = float(np.abs(values).max(initial=0, where=np.isfinite(values)))
+        self._unit = self._unit or largest / 64 or 1.0
+        with np.errstate(all="ignore"):
+            self._values[part] = np.nan_to_num(np.clip(values / self._unit, -60000, 60000))
 
     def _parts(self) -> Iterator[tuple[slice, Float32]]:
         step = max(1, (1 << 22) // self.shape[1])
@@ -152,7 +161,7 @@ def _functions(outputs: Sequence[Float32], rows: int) -> Float64:
     """An orthonormal basis, (rows, k), of the functions of each output that are linear in every bin."""
     bins = max(1, min(_BINS, rows // (2 * _BINS)))
     columns = [np.ones((rows, 1))]
-    for output in outputs:
+    for output in (each.astype(np.float64) for each in outputs):
         bin_of = np.argsort(np.argsort(output)) * bins // rows
         within = (bin_of[:, None] == np.arange(bins)).astype(np.float64)
         size = float(np.linalg.norm(output)) or 1.0

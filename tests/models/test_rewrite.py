@@ -108,14 +108,18 @@ def test_a_tensor_and_a_key_are_replaced(source: GgufFile, tmp_path: Path) -> No
         assert after.data.tobytes() == raw
 
 
+_CHARACTERS = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
+"""llama.cpp reads texts up to a zero byte, so none is read back."""
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.one_of(
-        st.text(),
+        st.text(_CHARACTERS),
         st.booleans(),
         st.integers(-(2**63), 2**63 - 1),
         st.floats(allow_nan=False),
-        st.lists(st.text(), min_size=1),
+        st.lists(st.text(_CHARACTERS), min_size=1),
         st.lists(st.booleans(), min_size=1),
         st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1),
         st.lists(st.floats(allow_nan=False), min_size=1),
