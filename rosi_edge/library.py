@@ -206,6 +206,7 @@ def verify(
     Raises:
         RosiEdgeError: a file is missing or of the wrong kind. What is wrong with the hardened one is in the
             result: ``passed`` and ``problems``.
+        MissingExtraError: the file was requantized, and llama.cpp's quantizer is not installed.
     """
     from rosi_edge.models.checkpoint import Checkpoint
     from rosi_edge.models.open_weights import open_weights
