@@ -181,7 +181,7 @@ def test_a_closed_pipe_is_no_traceback(tiny_model: Path, tmp_path: Path) -> None
 def engine_of(process: psutil.Process) -> psutil.Process | None:
     with contextlib.suppress(psutil.Error):
         for child in process.children(recursive=True):
-            if any("spawn_main" in argument for argument in child.cmdline()):
+            if "rosi_edge.runtime.serve" in child.cmdline():
                 return child
     return None
 
