@@ -1,11 +1,14 @@
 """Write the ``--help`` of every command into the pages that ask for it: ``python docs/update.py``.
 
+With ``--check`` nothing is written; pages that are stale are named, and the exit code is 1.
+
 A page asks with ``<!-- help harden -->`` and ends what it gets with ``<!-- /help -->``.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import click
@@ -48,12 +51,16 @@ def commands(group: click.Group = application) -> list[str]:
     return found
 
 
-def main() -> None:
-    for path in sorted(FOLDER.glob("*.md")):
-        page = path.read_text("utf-8")
-        if (new := updated(page)) != page:
-            path.write_text(new, "utf-8")
+def main() -> int:
+    pages = {path: path.read_text("utf-8") for path in sorted(FOLDER.glob("*.md"))}
+    stale = {path: new for path, page in pages.items() if (new := updated(page)) != page}
+    if "--check" in sys.argv[1:]:
+        sys.stderr.writelines(f"{path.name} is stale: python docs/update.py\n" for path in stale)
+        return int(bool(stale))
+    for path, page in stale.items():
+        path.write_text(page, "utf-8")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -66,12 +68,16 @@ def docs_update() -> ModuleType:
 
 
 def test_help_in_the_docs_is_current() -> None:
-    """``python docs/update.py`` writes it anew."""
-    update = docs_update()
-    pages = {path.name: path.read_text("utf-8") for path in ROOT.glob("docs/*.md")}
-    assert {name for name, text in pages.items() if update.updated(text) != text} == set()
-    asked = re.findall(r"<!-- help ([\w ]+) -->", "\n".join(pages.values()))
-    assert sorted(asked) == sorted(update.commands())
+    """In a process of its own: click keeps the help option that a command was first shown with."""
+    script = ROOT / "docs" / "update.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_command_has_its_help_in_the_docs() -> None:
+    pages = "\n".join(path.read_text("utf-8") for path in ROOT.glob("docs/*.md"))
+    asked = re.findall(r"<!-- help ([\w ]+) -->", pages)
+    assert sorted(asked) == sorted(docs_update().commands())
 
 
 def test_the_readme_is_read_in_a_minute() -> None:
